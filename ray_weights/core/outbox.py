@@ -1,0 +1,78 @@
+"""Commands that the registry wants sent, and the story that they tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ray_weights.core.record import VersionRecord
+from ray_weights.core.story import Story
+from ray_weights.schemas.members import MemberInfo
+from ray_weights.schemas.messages import Command, Receive, Refuse
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A command for one member."""
+
+    member: str
+    command: Command
+
+
+class Outbox:
+    """Collects the commands of one event. One per event, so nothing is sent from a half-applied change."""
+
+    def __init__(self, epoch: int, now: float, members: Mapping[str, MemberInfo], story: Story) -> None:
+        self.epoch = epoch
+        self.now = now
+        self.messages: list[Outgoing] = []
+        self._members = members
+        self._story = story
+
+    def send(self, member: str, command: Command) -> None:
+        if member in self._members:
+            self.messages.append(Outgoing(member, command))
+
+    def tell(self, record: VersionRecord, member: str, what: str) -> None:
+        """Add a line to the story of a replica."""
+        info = self._members.get(member)
+        self._story.add(self.now, record.shard, record.version, member, info.node_name if info else "?", what)
+
+    def receive(self, record: VersionRecord, member: str, expected_rate: float) -> None:
+        """Send a receiver its present upstreams."""
+        assert record.seal is not None
+        replica, upstreams = record.replicas[member], record.swarm.vertex(member).upstreams
+        self.send(
+            member,
+            Receive(
+                epoch=self.epoch,
+                shard=record.shard,
+                version=record.version,
+                seal=record.seal,
+                upstreams=upstreams,
+                addresses=tuple(
+                    (u, self._members[u].actor_name) for u in dict.fromkeys(upstreams) if u in self._members
+                ),
+                expected_rate=expected_rate,
+                reason=replica.reason,
+            ),
+        )
+
+    def refuse(self, record: VersionRecord, member: str, error: str, message: str, source: str | None = None) -> None:
+        info = self._members.get(source) if source else None
+        self.tell(record, member, f"refused: {message}")
+        self.send(
+            member,
+            Refuse(
+                epoch=self.epoch,
+                shard=record.shard,
+                version=record.version,
+                error=error,
+                message=message,
+                source=(info.member, info.actor_name) if info else None,
+            ),
+        )
+
+    def node(self, member: str) -> str:
+        info = self._members.get(member)
+        return info.node_name if info else "a node that is gone"

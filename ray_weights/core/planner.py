@@ -1,0 +1,220 @@
+"""Who a receiver reads from: shortest chain first, or two interleaved trees for a large burst.
+
+Decisions are functions that return (choice, reason); the registry carries them out. See Hoplite (SIGCOMM'21) for the
+chains and NCCL's double binary trees for the stripes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from ray_weights.core.swarm import Swarm, Vertex
+
+_SLACK = 1e-6
+_HALF = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a member runs."""
+
+    node: str
+    labels: tuple[tuple[str, str], ...] = ()
+    """From outermost to innermost, for example (("rack", "r1"),)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannerOptions:
+    """What a person may tune; the defaults suit one flow that fills a NIC."""
+
+    egress_rate: float = 0.0
+    """Bytes per second that a member may send; 0 = one flow fills it."""
+    max_slots: int = 4
+    stripe_threshold: int = 8
+    """Receivers per complete source in one burst from which two trees beat a chain."""
+    far_penalty: int = 2
+    """Hops that a parent in the same rack may be deeper than one elsewhere and still be chosen."""
+    slow_ratio: float = 0.5
+    """A member whose measured rate is below this share of the median gets no children while others can take them."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What the planner knows beside the graph."""
+
+    place: Callable[[str], Place]
+    rate: Callable[[str], float]
+    """Measured bytes per second of a member's last transfer; 0 when unknown."""
+    median_rate: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Upstreams for one receiver, one per stripe."""
+
+    member: str
+    upstreams: tuple[str, ...]
+    reason: str
+    interior: int | None = None
+
+
+def slots(member: str, world: World, options: PlannerOptions) -> int:
+    """Flows that a member may send at once: more than one only where one cannot fill its egress."""
+    rate = world.rate(member)
+    if options.egress_rate <= 0 or rate <= 0:
+        return 1
+    return max(1, min(options.max_slots, int(options.egress_rate / rate)))
+
+
+def stripes_for(receivers: int, sources: int, options: PlannerOptions) -> tuple[int, str]:
+    """How many stripes a burst should use."""
+    if sources and receivers / sources > options.stripe_threshold:
+        return 2, f"{receivers} receivers for {sources} source(s): two interleaved trees"
+    return 1, f"{receivers} receiver(s) for {sources} source(s): chains"
+
+
+def plan_burst(
+    swarm: Swarm, receivers: Sequence[str], world: World, options: PlannerOptions, now: float
+) -> list[Placement]:
+    """Place receivers that wait at the same time, and attach them to the graph.
+
+    Members of one node are placed one after another, so that all but the first read from a neighbour.
+    """
+    stripes, why = stripes_for(len(receivers), len(swarm.complete_members()), options)
+    by_node = sorted(receivers, key=lambda m: (world.place(m).labels, world.place(m).node))
+    if stripes == 2:
+        return _plan_trees(swarm, by_node, world, options, now, why)
+    placements = []
+    for member in by_node:
+        parent, reason = choose_upstream(swarm, member, world, options)
+        if parent is None:
+            continue
+        swarm.attach(member, (parent,), now)
+        placements.append(Placement(member, (parent,), f"{reason}; {why}"))
+    return placements
+
+
+def _plan_trees(
+    swarm: Swarm, receivers: Sequence[str], world: World, options: PlannerOptions, now: float, why: str
+) -> list[Placement]:
+    """Two trees: even receivers are interior in stripe 0 and leaves of stripe 1, odd ones the other way round.
+
+    The interior of each tree is placed first, then the leaves, since a leaf of one tree may be the parent of its own
+    parent in the other.
+    """
+    chosen: dict[str, list[str]] = {m: ["", ""] for m in receivers}
+    # A slow member in the interior would slow half of everybody: slow ones go last, where the leaves are.
+    ordered = sorted(receivers, key=lambda m: _is_slow(m, world, options))
+    trees = [_Tree(swarm, stripe, world, options) for stripe in (0, 1)]
+    for stripe, tree in enumerate(trees):
+        for member in ordered[stripe::2]:
+            chosen[member][stripe] = tree.place(member, interior=True)
+    for stripe, tree in enumerate(trees):
+        for member in ordered[1 - stripe :: 2]:
+            chosen[member][stripe] = tree.place(member, interior=False)
+    placements = []
+    # Everybody becomes a vertex before anybody gets upstreams: a parent may come later in the order.
+    for member in receivers:
+        swarm.attach(member, (), now)
+    for index, member in enumerate(ordered):
+        upstreams = (chosen[member][0], chosen[member][1])
+        swarm.attach(member, upstreams, now, interior=index % 2)
+        placements.append(Placement(member, upstreams, why, interior=index % 2))
+    return placements
+
+
+class _Tree:
+    """One stripe's tree while it is being planned: who can still take half a flow, shallowest first."""
+
+    def __init__(self, swarm: Swarm, stripe: int, world: World, options: PlannerOptions) -> None:
+        self._open: deque[tuple[str, float]] = deque()
+        for _, level in swarm.levels():
+            for v in level:
+                if v.barred or (v.interior is not None and v.interior != stripe):
+                    continue
+                # Each tree gets half of what is free.
+                free = (slots(v.member, world, options) - v.load) / 2
+                if free + _SLACK >= _HALF:
+                    self._open.append((v.member, free))
+        if not self._open:  # everybody is busy: share the shallowest rather than leave anyone without
+            usable = [v for _, level in swarm.levels() for v in level if not v.barred and v.interior in (None, stripe)]
+            self._open.append((usable[0].member, _HALF))
+
+    def place(self, member: str, *, interior: bool) -> str:
+        parent, free = self._open[0]
+        if interior:
+            # It has one whole flow to give: two children that read one of two stripes each.
+            self._open.append((member, 2 * _HALF))
+        if free - _HALF + _SLACK >= _HALF:
+            self._open[0] = (parent, free - _HALF)
+        elif len(self._open) > 1:
+            self._open.popleft()
+        return parent
+
+
+def choose_upstream(
+    swarm: Swarm,
+    member: str,
+    world: World,
+    options: PlannerOptions,
+    *,
+    stripe: int = 0,
+    stripes: int = 1,
+    avoid: Collection[str] = (),
+) -> tuple[str | None, str]:
+    """The best parent for one stripe of one receiver: near, then shallow, then idle.
+
+    Never a member that reads from the receiver itself, and never one in `avoid`. A member with a free slot is
+    preferred to any without; when all are busy the least loaded one is shared rather than leaving the receiver idle.
+
+    Returns:
+        (parent or None when there is no candidate at all, reason).
+    """
+    here = world.place(member)
+    best: tuple[tuple[float, ...], Vertex] | None = None
+    for depth, level in swarm.levels():
+        if best is not None and best[0][0] == 0 and depth > best[0][3] + options.far_penalty:
+            break  # nothing deeper can be better than a free parent this much shallower
+        for v in level:
+            if v.member == member or v.barred or v.member in avoid:
+                continue
+            if not v.complete and not v.upstreams:
+                continue  # it has nothing to read from itself
+            if v.interior is not None and stripes == 2 and v.interior != stripe:
+                continue
+            there = world.place(v.member)
+            same_node = here.node == there.node
+            full = v.load + 1 / stripes > slots(v.member, world, options) + _SLACK
+            slow = not v.complete and _is_slow(v.member, world, options)
+            hops = depth + (0 if same_node or here.labels == there.labels else options.far_penalty)
+            score = (float(full), float(slow), float(not same_node), float(hops), v.load, v.used_at)
+            if (best is None or score < best[0]) and not _reads_from(swarm, v, member, stripe, stripes):
+                best = (score, v)
+    if best is None:
+        return None, "nobody else has or receives these weights"
+    return best[1].member, _describe(best[1], best[0], here, world)
+
+
+def _reads_from(swarm: Swarm, candidate: Vertex, member: str, stripe: int, stripes: int) -> bool:
+    if member not in swarm or candidate.complete:
+        return False
+    if stripes == 2:
+        return swarm.reaches_in_stripe(member, candidate.member, stripe)
+    return swarm.reaches(member, candidate.member)
+
+
+def _is_slow(member: str, world: World, options: PlannerOptions) -> bool:
+    rate = world.rate(member)
+    return 0 < rate < options.slow_ratio * world.median_rate
+
+
+def _describe(vertex: Vertex, score: tuple[float, ...], here: Place, world: World) -> str:
+    there = world.place(vertex.member)
+    what = "complete source" if vertex.complete else f"receiver {vertex.depth} hop(s) from a source"
+    where = "on this node" if here.node == there.node else f"on {there.node}"
+    if here.node != there.node and here.labels and here.labels == there.labels:
+        where += " in the same rack"
+    how = "shared, as everybody is busy" if score[0] else "with a free slot"
+    return f"{what} {where}, {how}"

@@ -1,0 +1,523 @@
+"""The receiver's state machine: which chunk to read from whom, when to look again, when to leave.
+
+Theory of operation
+    A receiver has one upstream per stripe. From each it reads, in order, the chunks of its stripes that the upstream's
+    progress page shows as ready, a window of them at a time. A chunk counts once its digest is verified; it is then
+    advertised to the receiver's own children. The page is read again only when fewer than a window of ready chunks are
+    known, and then at a pace set by the measured time between chunks.
+
+Two rules
+    A read that ended, well or badly, leaves its place free for another read. A read that was given up on may still
+    write later: the whole arena moves (Relocate), and whatever was in flight is read again into the new one.
+    A receiver leaves an upstream by itself, and waits for the coordinator to name another; it repeats its request until
+    it is answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from ray_weights.core.page import PageState, PageView
+from ray_weights.core.pace import Pace
+from ray_weights.schemas.messages import LossKind
+
+# Events
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """The coordinator named the upstreams, one per stripe."""
+
+    upstreams: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The upstream granted a lease; its memory can be read."""
+
+    upstream: str
+
+
+@dataclass(frozen=True, slots=True)
+class LinkFailed:
+    """Connecting, reading a page or a chunk failed, or the page says something else than it should."""
+
+    upstream: str
+    kind: LossKind
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class PageSeen:
+    """A progress page was read."""
+
+    upstream: str
+    page: PageView
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """The bytes of a chunk are in the arena, not yet verified."""
+
+    chunk: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFailed:
+    """A read ended with an error: nothing will be written any more."""
+
+    chunk: int
+    generation: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """The digest of a chunk is the manifest's."""
+
+    chunk: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Corrupt:
+    """The digest of a chunk is not the manifest's."""
+
+    chunk: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Relocated:
+    """Verified chunks were copied to a new arena."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed."""
+
+
+Event = (
+    Assigned | Connected | LinkFailed | PageSeen | Arrived | ReadFailed | Verified | Corrupt | Relocated | Tick
+)
+
+# Commands
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    upstream: str
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnect:
+    """Give the lease back. No read of this receiver is in flight there any more, or the arena has moved."""
+
+    upstream: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPage:
+    upstream: str
+    at: float
+    """Not before this time."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadChunk:
+    chunk: int
+    upstream: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    chunk: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Advertise:
+    """Mark the chunk ready in the own progress page."""
+
+    chunk: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Tell the coordinator that an upstream was left."""
+
+    upstream: str
+    kind: LossKind
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Relocate:
+    """Move the verified chunks to a new arena; the old one is never used again."""
+
+    generation: int
+    verified: tuple[int, ...]
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Every chunk is verified."""
+
+
+Command = Connect | Disconnect | ReadPage | ReadChunk | Verify | Advertise | Report | Relocate | Finish
+
+
+class _Chunk(Enum):
+    MISSING = "missing"
+    READING = "reading"
+    VERIFYING = "verifying"
+    VERIFIED = "verified"
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiverOptions:
+    """Times in seconds."""
+
+    window: int = 3
+    """Reads in flight per upstream."""
+    stall_seconds: float = 3.0
+    """A read in flight without any arrival for this long (and for 8 chunk times) is given up on."""
+    first_chunk_seconds: float = 10.0
+    """As stall_seconds, before the first chunk of an upstream has shown how long one takes."""
+    starve_seconds: float = 12.0
+    """An upstream whose page shows nothing new for this long is reported."""
+    report_again_seconds: float = 2.0
+    """How long to wait for the coordinator's answer before the report is repeated."""
+    connect_seconds: float = 10.0
+    slow_ratio: float = 0.5
+    """An upstream that keeps a receiver below this share of the expected rate is reported as slow."""
+    slow_after_chunks: int = 8
+
+
+@dataclass(slots=True)
+class _Link:
+    """One upstream."""
+
+    member: str
+    since: float
+    connected: bool = False
+    leaving: bool = False
+    """No new reads; those in flight may end."""
+    page: PageView | None = None
+    page_pending: bool = False
+    in_flight: dict[int, float] = field(default_factory=dict)
+    """Chunk -> when its read was started."""
+    news_at: float = 0.0
+    """When its page last showed something new, or a chunk arrived."""
+    arrived_at: float = 0.0
+    arrived: int = 0
+    reported: bool = False
+
+    @property
+    def complete(self) -> bool:
+        return self.page is not None and 0 not in self.page.ready
+
+
+class Receiver:
+    """Reads one shard. One mutator, handle()."""
+
+    def __init__(
+        self,
+        chunks: int,
+        now: float,
+        options: ReceiverOptions = ReceiverOptions(),  # noqa: B008 (frozen)
+        verified: frozenset[int] = frozenset(),
+    ) -> None:
+        """`verified`: chunks that are there already, for one that resumes."""
+        self.generation = 0
+        self.done = False
+        self.read_again = 0
+        """Chunks whose read was started more than once."""
+        self.from_receivers = 0
+        """Chunks read from upstreams that were not complete themselves."""
+        self.read_from: dict[str, int] = {}
+        """Verified chunks by upstream."""
+        self._options = options
+        self._state = [_Chunk.VERIFIED if c in verified else _Chunk.MISSING for c in range(chunks)]
+        self._missing = chunks - len(verified)
+        self._source: dict[int, str] = {}
+        """Upstream that a chunk is being read or was read from."""
+        self._started: set[int] = set()
+        self._links: dict[str, _Link] = {}
+        self._upstreams: tuple[str, ...] = ()
+        self._next: list[int] = []
+        self._relocating = False
+        self._asked: Report | None = None
+        self._asked_at = now
+        self._pace = Pace()
+        self._handlers: dict[type[object], Callable[..., None]] = {
+            Assigned: self._assigned,
+            Connected: self._connected,
+            LinkFailed: self._link_failed,
+            PageSeen: self._page_seen,
+            Arrived: self._arrived,
+            ReadFailed: self._read_failed,
+            Verified: self._verified,
+            Corrupt: self._corrupt,
+            Relocated: self._relocated,
+            Tick: self._tick,
+        }
+
+    @property
+    def upstreams(self) -> tuple[str, ...]:
+        return self._upstreams
+
+    @property
+    def verified_count(self) -> int:
+        return len(self._state) - self._missing
+
+    def verified_chunks(self) -> tuple[int, ...]:
+        return tuple(c for c, s in enumerate(self._state) if s is _Chunk.VERIFIED)
+
+    def handle(self, event: Event, now: float) -> list[Command]:
+        """Apply one event; returns what to do, in order."""
+        out: list[Command] = []
+        if self.done:
+            return out
+        self._handlers[type(event)](event, now, out)
+        if not self.done:
+            self._advance(now, out)
+        return out
+
+    def next_wakeup(self) -> float:
+        """When a Tick is due at the latest."""
+        times = [self._asked_at + self._options.report_again_seconds]
+        for link in self._links.values():
+            times.append(self._gives_up_at(link))
+        return min(times)
+
+    # Events
+
+    def _assigned(self, event: Assigned, now: float, out: list[Command]) -> None:
+        self._upstreams = event.upstreams
+        self._next = [stripe for stripe in range(len(event.upstreams))]
+        self._asked = None
+        self._asked_at = now
+        for member, link in list(self._links.items()):
+            if member not in event.upstreams:
+                link.leaving = True
+                self._close_if_idle(link, out)
+        for member in dict.fromkeys(event.upstreams):
+            old = self._links.get(member)
+            if old is not None and not old.leaving:
+                old.reported = False
+                continue
+            if old is not None and old.in_flight:
+                continue  # it is opened again when its last read has ended
+            self._links[member] = _Link(member, since=now, news_at=now)
+            out.append(Connect(member))
+
+    def _connected(self, event: Connected, now: float, out: list[Command]) -> None:
+        link = self._links.get(event.upstream)
+        if link is None or link.leaving:
+            out.append(Disconnect(event.upstream))
+            return
+        link.connected, link.news_at = True, now
+
+    def _link_failed(self, event: LinkFailed, now: float, out: list[Command]) -> None:
+        link = self._links.get(event.upstream)
+        if link is None:
+            return
+        link.page_pending = False
+        self._leave(link, event.kind, event.detail, now, out)
+
+    def _page_seen(self, event: PageSeen, now: float, out: list[Command]) -> None:
+        link = self._links.get(event.upstream)
+        if link is None:
+            return
+        link.page_pending = False
+        if event.page.state is PageState.MOVED:
+            # The same member serves from another arena now: end this lease and take a new one.
+            link.leaving = True
+            self._close_if_idle(link, out)
+            if event.upstream not in self._links and event.upstream in self._upstreams:
+                self._links[event.upstream] = _Link(event.upstream, since=now, news_at=now)
+                out.append(Connect(event.upstream))
+            return
+        if event.page.state is PageState.CLOSED or len(event.page.ready) != len(self._state):
+            self._leave(link, "stale", "it no longer serves this version", now, out)
+            return
+        if link.page is None or link.page.ready != event.page.ready:
+            link.news_at = now
+            self._pace.page_had_news()
+        else:
+            self._pace.page_was_old()
+        link.page = event.page
+
+    def _arrived(self, event: Arrived, now: float, out: list[Command]) -> None:
+        link = self._ended(event.chunk, event.generation, now)
+        if link is None:
+            return
+        self._pace.chunk_arrived(now)
+        link.arrived += 1
+        link.news_at = now
+        if not link.complete:
+            self.from_receivers += 1
+        self._state[event.chunk] = _Chunk.VERIFYING
+        out.append(Verify(event.chunk, event.generation))
+        self._close_if_idle(link, out)
+
+    def _read_failed(self, event: ReadFailed, now: float, out: list[Command]) -> None:
+        link = self._ended(event.chunk, event.generation, now)
+        if link is None:
+            return
+        self._forget(event.chunk)
+        self._leave(link, "dead", event.detail, now, out)
+
+    def _verified(self, event: Verified, now: float, out: list[Command]) -> None:
+        if event.generation != self.generation or self._state[event.chunk] is not _Chunk.VERIFYING:
+            return
+        self._state[event.chunk] = _Chunk.VERIFIED
+        self._missing -= 1
+        source = self._source[event.chunk]
+        self.read_from[source] = self.read_from.get(source, 0) + 1
+        out.append(Advertise(event.chunk))
+
+    def _corrupt(self, event: Corrupt, now: float, out: list[Command]) -> None:
+        if event.generation != self.generation or self._state[event.chunk] is not _Chunk.VERIFYING:
+            return
+        source = self._source[event.chunk]
+        self._forget(event.chunk)
+        link = self._links.get(source)
+        detail = f"chunk {event.chunk} has another digest than the manifest"
+        if link is None:
+            out.append(Report(source, "corrupt", detail))
+            return
+        self._leave(link, "corrupt", detail, now, out)
+
+    def _relocated(self, event: Relocated, now: float, out: list[Command]) -> None:
+        self._relocating = False
+
+    def _tick(self, event: Tick, now: float, out: list[Command]) -> None:
+        for link in list(self._links.values()):
+            if now < self._gives_up_at(link):
+                continue
+            if link.in_flight:
+                self._abandon(link, now, out)
+            elif not link.connected:
+                self._leave(link, "unreachable", "it did not answer", now, out)
+            else:
+                link.news_at = now
+                out.append(Report(link.member, "starved", f"nothing new for {self._options.starve_seconds:.0f} s"))
+        if self._asked is not None and now >= self._asked_at + self._options.report_again_seconds:
+            self._asked_at = now
+            out.append(self._asked)
+
+    # Parts
+
+    def _advance(self, now: float, out: list[Command]) -> None:
+        """Start what can be started: reads up to the window, a look at a page where ready chunks run short."""
+        if self._missing == 0:
+            for link in list(self._links.values()):
+                out.append(Disconnect(link.member))
+            self._links.clear()
+            self.done = True
+            out.append(Finish())
+            return
+        if self._relocating:
+            return
+        for stripe, member in enumerate(self._upstreams):
+            link = self._links.get(member)
+            if link is None or link.leaving or not link.connected:
+                continue
+            short = self._fill_window(link, stripe, now, out)
+            if short and not link.complete and not link.page_pending:
+                link.page_pending = True
+                out.append(ReadPage(member, now if link.page is None else self._pace.next_look(now)))
+
+    def _fill_window(self, link: _Link, stripe: int, now: float, out: list[Command]) -> bool:
+        """Start reads for one stripe; returns whether ready chunks ran out before the window was full."""
+        stripes = len(self._upstreams)
+        share = max(1, self._options.window * sum(u == link.member for u in self._upstreams) // stripes)
+        window = share if stripes == 1 else max(2, share)
+        chunk = self._next[stripe]
+        while chunk < len(self._state) and self._state[chunk] is not _Chunk.MISSING:
+            chunk += stripes
+        self._next[stripe] = chunk
+        while chunk < len(self._state):
+            if len(link.in_flight) >= window:
+                return False
+            if self._state[chunk] is _Chunk.MISSING:
+                if link.page is None or not link.page.ready[chunk]:
+                    return True
+                self._state[chunk] = _Chunk.READING
+                self._source[chunk] = link.member
+                if chunk in self._started:
+                    self.read_again += 1
+                self._started.add(chunk)
+                if not link.in_flight:
+                    link.arrived_at = now  # the stall clock starts with the first read in flight
+                link.in_flight[chunk] = now
+                out.append(ReadChunk(chunk, link.member, self.generation))
+            chunk += stripes
+        return False
+
+    def _ended(self, chunk: int, generation: int, now: float) -> _Link | None:
+        """A read has ended: take it off its link; None for one of an arena that was left."""
+        if generation != self.generation or self._state[chunk] is not _Chunk.READING:
+            return None
+        link = self._links[self._source[chunk]]
+        del link.in_flight[chunk]
+        link.arrived_at = now
+        return link
+
+    def _forget(self, chunk: int) -> None:
+        """A chunk must be read again."""
+        self._state[chunk] = _Chunk.MISSING
+        if self._next:
+            stripe = chunk % len(self._next)
+            self._next[stripe] = min(self._next[stripe], chunk)
+
+    def _leave(self, link: _Link, kind: LossKind, detail: str, now: float, out: list[Command]) -> None:
+        """Stop reading from an upstream, say so once, and wait for another."""
+        if not link.reported and link.member in self._upstreams:
+            self._asked = Report(link.member, kind, detail)
+            self._asked_at = now
+            out.append(self._asked)
+        link.reported = True
+        link.leaving = True
+        self._close_if_idle(link, out)
+
+    def _close_if_idle(self, link: _Link, out: list[Command]) -> None:
+        if link.leaving and not link.in_flight and self._links.get(link.member) is link:
+            del self._links[link.member]
+            out.append(Disconnect(link.member))
+
+    def _abandon(self, link: _Link, now: float, out: list[Command]) -> None:
+        """Reads in flight make no progress and may still write later: leave the arena with all that is in flight."""
+        detail = f"{len(link.in_flight)} reads made no progress for {now - link.arrived_at:.1f} s"
+        self.generation += 1
+        self._relocating = True
+        for chunk, state in enumerate(self._state):
+            if state in (_Chunk.READING, _Chunk.VERIFYING):
+                self._forget(chunk)
+        for other in self._links.values():
+            other.in_flight.clear()
+        out.append(Relocate(self.generation, self.verified_chunks(), f"{link.member}: {detail}"))
+        self._leave(link, "stalled", detail, now, out)
+        for other in list(self._links.values()):
+            self._close_if_idle(other, out)
+
+    def _gives_up_at(self, link: _Link) -> float:
+        if link.in_flight:
+            patience = self._options.first_chunk_seconds
+            if link.arrived:
+                patience = max(self._options.stall_seconds, 8 * self._pace.chunk_seconds)
+            return link.arrived_at + patience
+        if link.leaving:
+            return float("inf")
+        if not link.connected:
+            return link.since + self._options.connect_seconds
+        return link.news_at + self._options.starve_seconds
