@@ -29,5 +29,5 @@ class Pace:
 
     def next_look(self, now: float) -> float:
         """When to read the page next: an eighth of a chunk time, doubling after 16 looks in vain."""
-        step = self.chunk_seconds / 8 * 2 ** min(6, self._idle_looks // 16)
+        step = self.chunk_seconds / 8 * float(1 << min(6, self._idle_looks // 16))
         return now + min(max(step, SHORTEST), LONGEST)

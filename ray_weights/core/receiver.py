@@ -219,6 +219,8 @@ class _Link:
     arrived_at: float = 0.0
     arrived: int = 0
     reported: bool = False
+    reopen: bool = False
+    """Connect anew once the last read has ended."""
 
     @property
     def complete(self) -> bool:
@@ -308,16 +310,17 @@ class Receiver:
         for member, link in list(self._links.items()):
             if member not in event.upstreams:
                 link.leaving = True
-                self._close_if_idle(link, out)
+                self._close_if_idle(link, now, out)
         for member in dict.fromkeys(event.upstreams):
             old = self._links.get(member)
             if old is not None and not old.leaving:
                 old.reported = False
                 continue
-            if old is not None and old.in_flight:
-                continue  # it is opened again when its last read has ended
-            self._links[member] = _Link(member, since=now, news_at=now)
-            out.append(Connect(member))
+            if old is not None:
+                old.reopen = True
+                self._close_if_idle(old, now, out)
+            else:
+                self._open(member, now, out)
 
     def _connected(self, event: Connected, now: float, out: list[Command]) -> None:
         link = self._links.get(event.upstream)
@@ -340,11 +343,8 @@ class Receiver:
         link.page_pending = False
         if event.page.state is PageState.MOVED:
             # The same member serves from another arena now: end this lease and take a new one.
-            link.leaving = True
-            self._close_if_idle(link, out)
-            if event.upstream not in self._links and event.upstream in self._upstreams:
-                self._links[event.upstream] = _Link(event.upstream, since=now, news_at=now)
-                out.append(Connect(event.upstream))
+            link.leaving = link.reopen = True
+            self._close_if_idle(link, now, out)
             return
         if event.page.state is PageState.CLOSED or len(event.page.ready) != len(self._state):
             self._leave(link, "stale", "it no longer serves this version", now, out)
@@ -367,7 +367,7 @@ class Receiver:
             self.from_receivers += 1
         self._state[event.chunk] = _Chunk.VERIFYING
         out.append(Verify(event.chunk, event.generation))
-        self._close_if_idle(link, out)
+        self._close_if_idle(link, now, out)
 
     def _read_failed(self, event: ReadFailed, now: float, out: list[Command]) -> None:
         link = self._ended(event.chunk, event.generation, now)
@@ -390,12 +390,12 @@ class Receiver:
             return
         source = self._source[event.chunk]
         self._forget(event.chunk)
-        link = self._links.get(source)
+        left = self._links.get(source)
         detail = f"chunk {event.chunk} has another digest than the manifest"
-        if link is None:
+        if left is None:
             out.append(Report(source, "corrupt", detail))
             return
-        self._leave(link, "corrupt", detail, now, out)
+        self._leave(left, "corrupt", detail, now, out)
 
     def _relocated(self, event: Relocated, now: float, out: list[Command]) -> None:
         self._relocating = False
@@ -488,12 +488,18 @@ class Receiver:
             out.append(self._asked)
         link.reported = True
         link.leaving = True
-        self._close_if_idle(link, out)
+        self._close_if_idle(link, now, out)
 
-    def _close_if_idle(self, link: _Link, out: list[Command]) -> None:
+    def _open(self, member: str, now: float, out: list[Command]) -> None:
+        self._links[member] = _Link(member, since=now, news_at=now)
+        out.append(Connect(member))
+
+    def _close_if_idle(self, link: _Link, now: float, out: list[Command]) -> None:
         if link.leaving and not link.in_flight and self._links.get(link.member) is link:
             del self._links[link.member]
             out.append(Disconnect(link.member))
+            if link.reopen and link.member in self._upstreams:
+                self._open(link.member, now, out)
 
     def _abandon(self, link: _Link, now: float, out: list[Command]) -> None:
         """Reads in flight make no progress and may still write later: leave the arena with all that is in flight."""
@@ -508,7 +514,7 @@ class Receiver:
         out.append(Relocate(self.generation, self.verified_chunks(), f"{link.member}: {detail}"))
         self._leave(link, "stalled", detail, now, out)
         for other in list(self._links.values()):
-            self._close_if_idle(other, out)
+            self._close_if_idle(other, now, out)
 
     def _gives_up_at(self, link: _Link) -> float:
         if link.in_flight:
