@@ -1,1 +1,2 @@
-"""Pure state machines and decisions: events in, commands out. No Ray, torch, NIXL, clock, environment or logging."""
+"""Pure state machines and decisions: events in, commands out. No Ray, torch, NIXL, clock, environment or
+logging."""

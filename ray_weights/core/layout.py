@@ -1,8 +1,8 @@
 """Where each tensor of a shard lies in one linear byte space.
 
-A layout is derived on both sides, from the model as the engine built it, before any weight is there; the two must
-agree in every field. Tensors that share a storage (ties, views) share its span, so nothing is moved twice and a
-non-contiguous tensor keeps its strides. A storage of zero bytes occupies nothing.
+A layout is derived on both sides, from the model as the engine built it, before any weight is there; the two
+must agree in every field. Tensors that share a storage (ties, views) share its span, so nothing is moved
+twice and a non-contiguous tensor keeps its strides. A storage of zero bytes occupies nothing.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ def build_layout(tensors: Iterable[TensorFacts], itemsizes: Mapping[str, int]) -
 
 
 def first_difference(wanted: Layout, offered: Layout) -> str:
-    """Name the first tensor and field in which a receiver's layout differs from the source's; "" if in none."""
+    """Name the first tensor and field in which a receiver's layout differs from the source's; "" if in
+    none."""
     for w, o in zip(wanted.tensors, offered.tensors, strict=False):
         if w.name != o.name:
             missing = w.name not in {t.name for t in offered.tensors}

@@ -94,8 +94,9 @@ def chunk_span(chunk: int, nbytes: int, chunk_nbytes: int) -> tuple[int, int]:
 def choose_chunk_nbytes(nbytes: int, *, wanted: int | None = None) -> tuple[int, str]:
     """Pick the chunk size for a shard.
 
-    A relay adds about one chunk time per hop, so chunks should be small against the shard (128 to 256 of them); each
-    costs a round trip and a digest call, so they should not be smaller than 256 KiB nor larger than 128 MiB.
+    A relay adds about one chunk time per hop, so chunks should be small against the shard (128 to 256 of
+    them); each costs a round trip and a digest call, so they should not be smaller than 256 KiB nor larger
+    than 128 MiB.
 
     Returns:
         (bytes, reason).

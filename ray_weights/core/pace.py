@@ -1,5 +1,5 @@
-"""How often to look at an upstream's progress page: often enough that a chunk is not left lying, seldom enough to cost
-nothing. Learned from the time between chunks."""
+"""How often to look at an upstream's progress page: often enough that a chunk is not left lying, seldom
+enough to cost nothing. Learned from the time between chunks."""
 
 from __future__ import annotations
 
@@ -31,3 +31,8 @@ class Pace:
         """When to read the page next: an eighth of a chunk time, doubling after 16 looks in vain."""
         step = self.chunk_seconds / 8 * float(1 << min(6, self._idle_looks // 16))
         return now + min(max(step, SHORTEST), LONGEST)
+
+    @property
+    def poll_seconds(self) -> float:
+        """How long to sleep between two checks of reads in flight: a sixteenth of a chunk time."""
+        return min(max(self.chunk_seconds / 16, 0.00005), 0.002)

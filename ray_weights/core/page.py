@@ -1,9 +1,9 @@
 """The progress page: what a parent says to its children without running any code.
 
-A few kilobytes of registered memory beside each arena, read by children with the same one-sided READ as the weights.
-A header that identifies what is being served, then one byte per chunk: 1 once the chunk is verified. One byte, so that
-a store is atomic and chunks may become ready in any order. A child that finds another identity must leave: the memory
-now serves something else.
+A few kilobytes of registered memory beside each arena, read by children with the same one-sided READ as the
+weights. A header that identifies what is being served, then one byte per chunk: 1 once the chunk is verified.
+One byte, so that a store is atomic and chunks may become ready in any order. A child that finds another
+identity must leave: the memory now serves something else.
 """
 
 from __future__ import annotations
@@ -39,7 +39,11 @@ class PageIdentity:
     arena_id: str
 
     def _packed(self) -> tuple[int, bytes, bytes]:
-        return self.version, bytes.fromhex(self.manifest_digest)[:16], self.arena_id.encode()[:16].ljust(16, b"\0")
+        return (
+            self.version,
+            bytes.fromhex(self.manifest_digest)[:16],
+            self.arena_id.encode()[:16].ljust(16, b"\0"),
+        )
 
 
 def page_nbytes(chunks: int) -> int:

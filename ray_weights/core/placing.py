@@ -1,18 +1,20 @@
-"""What happens to the receivers of one version: placed, moved, promoted. Called by the registry for each event."""
+"""What happens to the receivers of one version: placed, moved, promoted. Called by the registry for each
+event."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ray_weights.core.outbox import Outbox
-from ray_weights.core.planner import PlannerOptions, World, choose_upstream, plan_burst
+from ray_weights.core.planner import PlannerOptions, World, choose_upstream, is_slow, plan_burst
+from ray_weights.core.rates import Rates
 from ray_weights.core.record import Replica, VersionRecord
 from ray_weights.schemas.messages import BecomeOrigin, Reverify, Wait
 
 
 @dataclass(frozen=True, slots=True)
 class PlacingOptions:
-    planner: PlannerOptions = PlannerOptions()
+    planner: PlannerOptions = field(default_factory=PlannerOptions)
     gather_seconds: float = 0.05
     """How long receivers that follow one another closely are gathered, to be placed as one burst."""
     avoid_seconds: float = 30.0
@@ -20,7 +22,8 @@ class PlacingOptions:
 
 
 def admit(record: VersionRecord, replica: Replica, world: World, options: PlacingOptions, out: Outbox) -> None:
-    """Give a member that wants this version its place: wait for the origin, be placed, or become the origin."""
+    """Give a member that wants this version its place: wait for the origin, be placed, or become the
+    origin."""
     assert replica.open is not None
     if record.seal is not None and _layout_differs(record, replica, out):
         return
@@ -31,15 +34,19 @@ def admit(record: VersionRecord, replica: Replica, world: World, options: Placin
         elif record.burst_at is None:
             record.burst_at = out.now + options.gather_seconds
         return
-    origin = record.origin()
-    if origin is not None or record.in_state("receiving"):
-        replica.state = "waiting"
-        replica.reason = f"{out.node(origin.member)} is loading it" if origin else "others are receiving it"
-        out.tell(record, replica.member, f"waits: {replica.reason}")
-        wait = Wait(epoch=out.epoch, shard=record.shard, version=record.version, reason=replica.reason)
-        out.send(replica.member, wait)
+    if record.origin() is not None or record.in_state("receiving"):
+        _wait(record, replica, out)
         return
     promote(record, replica, "nobody else has or loads these weights", out)
+
+
+def _wait(record: VersionRecord, replica: Replica, out: Outbox) -> None:
+    origin = record.origin()
+    replica.state = "waiting"
+    replica.reason = f"{out.node(origin.member)} is loading it" if origin else "others are receiving it"
+    out.tell(record, replica.member, f"waits: {replica.reason}")
+    wait = Wait(epoch=out.epoch, shard=record.shard, version=record.version, reason=replica.reason)
+    out.send(replica.member, wait)
 
 
 def promote(record: VersionRecord, replica: Replica, reason: str, out: Outbox) -> None:
@@ -47,15 +54,23 @@ def promote(record: VersionRecord, replica: Replica, reason: str, out: Outbox) -
     assert replica.open is not None
     if not replica.open.may_load:
         waiting = "" if record.seal is None else "every source of it is gone and "
-        out.refuse(record, replica.member, "SourceLost", f"{record.shard} v{record.version}: {waiting}nobody loads it")
+        out.refuse(
+            record,
+            replica.member,
+            "SourceLost",
+            f"{record.shard} v{record.version}: {waiting}nobody loads it",
+        )
         del record.replicas[replica.member]
         return
     replica.state, replica.reason, replica.from_storage = "loading", reason, True
     record.storage_reads += 1
     out.tell(record, replica.member, f"loads from storage: {reason}")
-    out.send(
-        replica.member, BecomeOrigin(epoch=out.epoch, shard=record.shard, version=record.version, reason=reason)
-    )
+    send_to_storage(record, replica, out)
+
+
+def send_to_storage(record: VersionRecord, replica: Replica, out: Outbox) -> None:
+    command = BecomeOrigin(epoch=out.epoch, shard=record.shard, version=record.version, reason=replica.reason)
+    out.send(replica.member, command)
 
 
 def place_waiting(record: VersionRecord, world: World, options: PlacingOptions, out: Outbox) -> None:
@@ -71,24 +86,32 @@ def place_waiting(record: VersionRecord, world: World, options: PlacingOptions, 
 
 
 def reparent(
-    record: VersionRecord, replica: Replica, lost: str, why: str, world: World, options: PlacingOptions, out: Outbox
+    record: VersionRecord,
+    replica: Replica,
+    lost: str,
+    why: str,
+    world: World,
+    options: PlacingOptions,
+    out: Outbox,
 ) -> None:
-    """Give a receiver another upstream for every stripe that it read from `lost`."""
+    """Give a receiver another upstream for every stripe that it read from `lost`; without any it waits.
+
+    Call settle() when all who are concerned have been moved.
+    """
     vertex = record.swarm.vertex(replica.member)
     replica.avoided[lost] = out.now
-    avoid = {m for m, at in replica.avoided.items() if out.now - at < options.avoid_seconds}
-    before = vertex.upstreams
-    interior = vertex.interior
+    replica.avoided = {m: at for m, at in replica.avoided.items() if out.now - at < options.avoid_seconds}
+    before, interior = vertex.upstreams, vertex.interior
     kept = [u for u in before if u != lost and u in record.swarm]
     record.swarm.detach(replica.member)
     chosen: list[str] = []
     reason = ""
     for stripe, upstream in enumerate(before):
-        if upstream != lost and upstream in record.swarm:
+        if upstream in kept:
             chosen.append(upstream)
             continue
-        found, reason = _choose(record, replica.member, stripe, len(before), avoid, world, options)
-        if found is None and kept:
+        found, reason = _choose(record, replica.member, stripe, len(before), world, options)
+        if found is None and kept and not record.swarm.reaches_in_stripe(replica.member, kept[0], stripe):
             found, reason = kept[0], "the upstream of the other stripe takes both"
         if found is None:
             _strand(record, replica, f"lost {out.node(lost)} ({why}); {reason}", world, options, out)
@@ -97,26 +120,22 @@ def reparent(
     if len(set(chosen)) == 1:
         chosen, interior = chosen[:1], None
     record.swarm.attach(replica.member, tuple(chosen), out.now, interior)
-    replica.reason = f"moved from {out.node(lost)} ({why}) to {out.node(chosen[-1])}: {reason}"
+    to = ", ".join(out.node(u) for u in dict.fromkeys(chosen) if u not in kept) or out.node(chosen[0])
+    replica.reason = f"moved from {out.node(lost)} ({why}) to {to}: {reason}"
     out.tell(record, replica.member, replica.reason)
     out.receive(record, replica.member, world.median_rate)
 
 
 def _choose(
-    record: VersionRecord,
-    member: str,
-    stripe: int,
-    stripes: int,
-    avoid: set[str],
-    world: World,
-    options: PlacingOptions,
+    record: VersionRecord, member: str, stripe: int, stripes: int, world: World, options: PlacingOptions
 ) -> tuple[str | None, str]:
     """Try hard: a fitting parent, then one that failed before, as it may only have been the path."""
-    for shunned in (avoid, set[str]()):
+    avoided = record.replicas[member].avoided
+    for avoid in (avoided.keys(), ()) if avoided else ((),):
         found, reason = choose_upstream(
-            record.swarm, member, world, options.planner, stripe=stripe, stripes=stripes, avoid=shunned
+            record.swarm, member, world, options.planner, stripe=stripe, stripes=stripes, avoid=avoid
         )
-        if found is not None or not avoid:
+        if found is not None:
             break
     return found, reason
 
@@ -124,32 +143,91 @@ def _choose(
 def _strand(
     record: VersionRecord, replica: Replica, why: str, world: World, options: PlacingOptions, out: Outbox
 ) -> None:
-    """Nobody is left to read from: wait for whoever loads now, or load."""
+    """Nobody is left to read from: wait, in line by the order of asking. Those below are moved or strand as
+    well."""
     orphans = record.swarm.remove(replica.member)
-    replica.state = "waiting"
+    replica.state, replica.reason = "waiting", ""
     out.tell(record, replica.member, why)
-    if replica.open is None:
-        out.refuse(record, replica.member, "SourceLost", f"{record.shard} v{record.version}: {why}")
-        del record.replicas[replica.member]
-    else:
-        admit(record, replica, world, options, out)
     for child in orphans:
-        if child in record.replicas and child in record.swarm:
+        if child in record.swarm:
             reparent(record, record.replicas[child], replica.member, "it has no source itself", world, options, out)
 
 
+def settle(record: VersionRecord, why: str, world: World, options: PlacingOptions, out: Outbox) -> None:
+    """See to it that whoever waits has somebody to wait for: a source, a receiver, or an origin, made if need
+    be."""
+    waiting = record.in_state("waiting")
+    if not waiting:
+        return
+    if record.sources():
+        if record.burst_at is None:
+            place_waiting(record, world, options, out)
+        return
+    if record.origin() is None and not record.in_state("receiving"):
+        first = next((r for r in waiting if r.open is not None and r.open.may_load), None)
+        if first is None:
+            for replica in waiting:
+                promote(record, replica, why, out)
+            return
+        promote(record, first, why, out)
+        waiting.remove(first)
+    for replica in waiting:
+        if not replica.reason:
+            _wait(record, replica, out)
+
+
 def orphaned(
-    record: VersionRecord, gone: str, children: tuple[str, ...], why: str, world: World, options: PlacingOptions,
+    record: VersionRecord,
+    gone: str,
+    children: tuple[str, ...],
+    why: str,
+    world: World,
+    options: PlacingOptions,
     out: Outbox,
 ) -> None:
     """Move the children of a member that left the graph, then see whether the waiting need an origin."""
     for child in children:
-        if child in record.swarm and child in record.replicas:
+        if child in record.swarm:
             reparent(record, record.replicas[child], gone, why, world, options, out)
-    if not record.sources() and record.origin() is None and not record.in_state("receiving"):
-        for replica in record.in_state("waiting"):
-            if replica.member in record.replicas and record.origin() is None:
-                promote(record, replica, f"{out.node(gone)} {why}", out)
+    settle(record, f"{out.node(gone)} {why}", world, options, out)
+
+
+def demote_slow(
+    record: VersionRecord, member: str, rates: Rates, world: World, options: PlacingOptions, out: Outbox
+) -> None:
+    """A flow to `member` was measured: if that shows somebody above it to be slow, make it a leaf."""
+    for stripe in range(len(record.swarm.vertex(member).upstreams)):
+        for ancestor in record.swarm.path(member, stripe):
+            vertex = record.swarm.vertex(ancestor)
+            if vertex.complete or not vertex.children:
+                continue
+            if is_slow(ancestor, world, options.planner) and rates.measured_flows(ancestor, vertex.children):
+                _demote(record, record.replicas[ancestor], world, options, out)
+                return
+
+
+def _demote(record: VersionRecord, replica: Replica, world: World, options: PlacingOptions, out: Outbox) -> None:
+    vertex = record.swarm.vertex(replica.member)
+    before, interior, children = vertex.upstreams, vertex.interior, tuple(vertex.children)
+    why = f"{world.rate(replica.member) / 1e6:.0f} MB/s where the median is {world.median_rate / 1e6:.0f}"
+    # It makes room first, so that a child can take its place.
+    record.swarm.detach(replica.member)
+    for child in children:
+        if child in record.swarm and replica.member in record.swarm.vertex(child).upstreams:
+            reparent(record, record.replicas[child], replica.member, f"slow: {why}", world, options, out)
+    chosen: list[str] = []
+    for stripe, upstream in enumerate(before):
+        found, _ = choose_upstream(
+            record.swarm, replica.member, world, options.planner, stripe=stripe, stripes=len(before)
+        )
+        stays = len(before) > 1 and stripe != interior and upstream in record.swarm
+        chosen.append(upstream if stays or found is None else found)
+    if len(set(chosen)) == 1:
+        chosen, interior = chosen[:1], None
+    record.swarm.attach(replica.member, tuple(chosen), out.now, interior)
+    replica.reason = f"made a leaf: {why}"
+    out.tell(record, replica.member, replica.reason)
+    out.receive(record, replica.member, world.median_rate)
 
 
 def quarantine(record: VersionRecord, member: str, why: str, out: Outbox) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Who a receiver reads from: shortest chain first, or two interleaved trees for a large burst.
 
-Decisions are functions that return (choice, reason); the registry carries them out. See Hoplite (SIGCOMM'21) for the
-chains and NCCL's double binary trees for the stripes.
+Decisions are functions that return (choice, reason); the registry carries them out. See Hoplite (SIGCOMM'21)
+for the chains and NCCL's double binary trees for the stripes.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ class PlannerOptions:
     """Receivers per complete source in one burst from which two trees beat a chain."""
     far_penalty: int = 2
     """Hops that a parent in the same rack may be deeper than one elsewhere and still be chosen."""
-    slow_ratio: float = 0.5
-    """A member whose measured rate is below this share of the median gets no children while others can take them."""
+    slow_ratio: float = 0.4
+    """A member whose measured rate is below this share of the median gets no children while others can take
+    them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,8 @@ def plan_burst(
 
     Members of one node are placed one after another, so that all but the first read from a neighbour.
     """
-    stripes, why = stripes_for(len(receivers), len(swarm.complete_members()), options)
+    sources = [m for m in swarm.complete_members() if not swarm.vertex(m).barred]
+    stripes, why = stripes_for(len(receivers), len(sources), options)
     by_node = sorted(receivers, key=lambda m: (world.place(m).labels, world.place(m).node))
     if stripes == 2:
         return _plan_trees(swarm, by_node, world, options, now, why)
@@ -99,14 +101,15 @@ def plan_burst(
 def _plan_trees(
     swarm: Swarm, receivers: Sequence[str], world: World, options: PlannerOptions, now: float, why: str
 ) -> list[Placement]:
-    """Two trees: even receivers are interior in stripe 0 and leaves of stripe 1, odd ones the other way round.
+    """Two trees: even receivers are interior in stripe 0 and leaves of stripe 1, odd ones the other way
+    round.
 
-    The interior of each tree is placed first, then the leaves, since a leaf of one tree may be the parent of its own
-    parent in the other.
+    The interior of each tree is placed first, then the leaves, since a leaf of one tree may be the parent of
+    its own parent in the other.
     """
     chosen: dict[str, list[str]] = {m: ["", ""] for m in receivers}
     # A slow member in the interior would slow half of everybody: slow ones go last, where the leaves are.
-    ordered = sorted(receivers, key=lambda m: _is_slow(m, world, options))
+    ordered = sorted(receivers, key=lambda m: is_slow(m, world, options))
     trees = [_Tree(swarm, stripe, world, options) for stripe in (0, 1)]
     for stripe, tree in enumerate(trees):
         for member in ordered[stripe::2]:
@@ -119,9 +122,15 @@ def _plan_trees(
     for member in receivers:
         swarm.attach(member, (), now)
     for index, member in enumerate(ordered):
-        upstreams = (chosen[member][0], chosen[member][1])
-        swarm.attach(member, upstreams, now, interior=index % 2)
-        placements.append(Placement(member, upstreams, why, interior=index % 2))
+        upstreams, interior = tuple(dict.fromkeys(chosen[member])), index % 2
+        if len(upstreams) == 1:
+            # Both stripes from one parent are a chain; all that it reads comes in order, for any stripe below
+            # it.
+            swarm.attach(member, upstreams, now)
+            placements.append(Placement(member, upstreams, why))
+            continue
+        swarm.attach(member, upstreams, now, interior=interior)
+        placements.append(Placement(member, upstreams, why, interior=interior))
     return placements
 
 
@@ -167,7 +176,8 @@ def choose_upstream(
     """The best parent for one stripe of one receiver: near, then shallow, then idle.
 
     Never a member that reads from the receiver itself, and never one in `avoid`. A member with a free slot is
-    preferred to any without; when all are busy the least loaded one is shared rather than leaving the receiver idle.
+    preferred to any without; when all are busy the least loaded one is shared rather than leaving the
+    receiver idle.
 
     Returns:
         (parent or None when there is no candidate at all, reason).
@@ -175,7 +185,7 @@ def choose_upstream(
     here = world.place(member)
     best: tuple[tuple[float, ...], Vertex] | None = None
     for depth, level in swarm.levels():
-        if best is not None and best[0][0] == 0 and depth > best[0][3] + options.far_penalty:
+        if best is not None and best[0][:2] == (0.0, 0.0) and depth > best[0][3] + options.far_penalty:
             break  # nothing deeper can be better than a free parent this much shallower
         for v in level:
             if v.member == member or v.barred or v.member in avoid:
@@ -187,9 +197,9 @@ def choose_upstream(
             there = world.place(v.member)
             same_node = here.node == there.node
             full = v.load + 1 / stripes > slots(v.member, world, options) + _SLACK
-            slow = not v.complete and _is_slow(v.member, world, options)
+            slow = not v.complete and is_slow(v.member, world, options)
             hops = depth + (0 if same_node or here.labels == there.labels else options.far_penalty)
-            score = (float(full), float(slow), float(not same_node), float(hops), v.load, v.used_at)
+            score = (float(slow), float(full), float(not same_node), float(hops), v.load, v.used_at)
             if (best is None or score < best[0]) and not _reads_from(swarm, v, member, stripe, stripes):
                 best = (score, v)
     if best is None:
@@ -205,7 +215,7 @@ def _reads_from(swarm: Swarm, candidate: Vertex, member: str, stripe: int, strip
     return swarm.reaches(member, candidate.member)
 
 
-def _is_slow(member: str, world: World, options: PlannerOptions) -> bool:
+def is_slow(member: str, world: World, options: PlannerOptions) -> bool:
     rate = world.rate(member)
     return 0 < rate < options.slow_ratio * world.median_rate
 
@@ -216,5 +226,5 @@ def _describe(vertex: Vertex, score: tuple[float, ...], here: Place, world: Worl
     where = "on this node" if here.node == there.node else f"on {there.node}"
     if here.node != there.node and here.labels and here.labels == there.labels:
         where += " in the same rack"
-    how = "shared, as everybody is busy" if score[0] else "with a free slot"
+    how = "shared, as everybody is busy" if score[1] else "with a free slot"
     return f"{what} {where}, {how}"

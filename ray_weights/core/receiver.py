@@ -1,16 +1,16 @@
 """The receiver's state machine: which chunk to read from whom, when to look again, when to leave.
 
 Theory of operation
-    A receiver has one upstream per stripe. From each it reads, in order, the chunks of its stripes that the upstream's
-    progress page shows as ready, a window of them at a time. A chunk counts once its digest is verified; it is then
-    advertised to the receiver's own children. The page is read again only when fewer than a window of ready chunks are
-    known, and then at a pace set by the measured time between chunks.
+    A receiver has one upstream per stripe. From each it reads, in order, the chunks of its stripes that the
+    upstream's progress page shows as ready, a window of them at a time. A chunk counts once its digest is
+    verified; it is then advertised to the receiver's own children. The page is read again only when fewer
+    than a window of ready chunks are known, and then at a pace set by the measured time between chunks.
 
 Two rules
-    A read that ended, well or badly, leaves its place free for another read. A read that was given up on may still
-    write later: the whole arena moves (Relocate), and whatever was in flight is read again into the new one.
-    A receiver leaves an upstream by itself, and waits for the coordinator to name another; it repeats its request until
-    it is answered.
+    A read that ended, well or badly, leaves its place free for another read. A read that was given up on may
+    still write later: the whole arena moves (Relocate), and whatever was in flight is read again into the new
+    one. A receiver leaves an upstream by itself, and waits for the coordinator to name another; it repeats
+    its request until it is answered.
 """
 
 from __future__ import annotations
@@ -19,159 +19,60 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
-from ray_weights.core.page import PageState, PageView
 from ray_weights.core.pace import Pace
+from ray_weights.core.page import PageState, PageView
+from ray_weights.core.receiving import (
+    Advertise,
+    Arrived,
+    Assigned,
+    Command,
+    Connect,
+    Connected,
+    Corrupt,
+    Disconnect,
+    Event,
+    Finish,
+    LinkFailed,
+    Measured,
+    PageSeen,
+    ReadChunk,
+    ReadFailed,
+    ReadPage,
+    Relocate,
+    Relocated,
+    Report,
+    Tick,
+    Verified,
+    Verify,
+)
 from ray_weights.schemas.messages import LossKind
 
-# Events
-
-
-@dataclass(frozen=True, slots=True)
-class Assigned:
-    """The coordinator named the upstreams, one per stripe."""
-
-    upstreams: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Connected:
-    """The upstream granted a lease; its memory can be read."""
-
-    upstream: str
-
-
-@dataclass(frozen=True, slots=True)
-class LinkFailed:
-    """Connecting, reading a page or a chunk failed, or the page says something else than it should."""
-
-    upstream: str
-    kind: LossKind
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class PageSeen:
-    """A progress page was read."""
-
-    upstream: str
-    page: PageView
-
-
-@dataclass(frozen=True, slots=True)
-class Arrived:
-    """The bytes of a chunk are in the arena, not yet verified."""
-
-    chunk: int
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class ReadFailed:
-    """A read ended with an error: nothing will be written any more."""
-
-    chunk: int
-    generation: int
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """The digest of a chunk is the manifest's."""
-
-    chunk: int
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class Corrupt:
-    """The digest of a chunk is not the manifest's."""
-
-    chunk: int
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class Relocated:
-    """Verified chunks were copied to a new arena."""
-
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """Time has passed."""
-
-
-Event = (
-    Assigned | Connected | LinkFailed | PageSeen | Arrived | ReadFailed | Verified | Corrupt | Relocated | Tick
-)
-
-# Commands
-
-
-@dataclass(frozen=True, slots=True)
-class Connect:
-    upstream: str
-
-
-@dataclass(frozen=True, slots=True)
-class Disconnect:
-    """Give the lease back. No read of this receiver is in flight there any more, or the arena has moved."""
-
-    upstream: str
-
-
-@dataclass(frozen=True, slots=True)
-class ReadPage:
-    upstream: str
-    at: float
-    """Not before this time."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReadChunk:
-    chunk: int
-    upstream: str
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class Verify:
-    chunk: int
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class Advertise:
-    """Mark the chunk ready in the own progress page."""
-
-    chunk: int
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """Tell the coordinator that an upstream was left."""
-
-    upstream: str
-    kind: LossKind
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Relocate:
-    """Move the verified chunks to a new arena; the old one is never used again."""
-
-    generation: int
-    verified: tuple[int, ...]
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Finish:
-    """Every chunk is verified."""
-
-
-Command = Connect | Disconnect | ReadPage | ReadChunk | Verify | Advertise | Report | Relocate | Finish
+__all__ = [
+    "Advertise",
+    "Arrived",
+    "Assigned",
+    "Command",
+    "Connect",
+    "Connected",
+    "Corrupt",
+    "Disconnect",
+    "Event",
+    "Finish",
+    "LinkFailed",
+    "Measured",
+    "PageSeen",
+    "ReadChunk",
+    "ReadFailed",
+    "ReadPage",
+    "Receiver",
+    "ReceiverOptions",
+    "Relocate",
+    "Relocated",
+    "Report",
+    "Tick",
+    "Verified",
+    "Verify",
+]
 
 
 class _Chunk(Enum):
@@ -196,9 +97,11 @@ class ReceiverOptions:
     report_again_seconds: float = 2.0
     """How long to wait for the coordinator's answer before the report is repeated."""
     connect_seconds: float = 10.0
-    slow_ratio: float = 0.5
-    """An upstream that keeps a receiver below this share of the expected rate is reported as slow."""
-    slow_after_chunks: int = 8
+    measure_chunks: int = 0
+    """Arrivals after which the rate of an upstream is reported, once (Measured); 0 = never."""
+    most_patience: float = 8.0
+    """Each read given up on before anything ever arrived doubles the patience for the next, up to this
+    factor."""
 
 
 @dataclass(slots=True)
@@ -211,20 +114,28 @@ class _Link:
     leaving: bool = False
     """No new reads; those in flight may end."""
     page: PageView | None = None
-    page_pending: bool = False
+    stripes_ready: tuple[bytes, ...] = ()
+    """The page, one string per stripe."""
+    page_due: float | None = None
+    """When the page read that is under way was to start."""
     in_flight: dict[int, float] = field(default_factory=dict)
     """Chunk -> when its read was started."""
     news_at: float = 0.0
     """When its page last showed something new, or a chunk arrived."""
     arrived_at: float = 0.0
     arrived: int = 0
+    busy_seconds: float = 0.0
+    """Time with a read in flight, up to the last arrival."""
     reported: bool = False
     reopen: bool = False
     """Connect anew once the last read has ended."""
 
-    @property
-    def complete(self) -> bool:
-        return self.page is not None and 0 not in self.page.ready
+    complete: bool = False
+    """Its page shows every chunk."""
+
+    def saw(self, page: PageView, stripes: int) -> None:
+        self.page, self.complete = page, 0 not in page.ready
+        self.stripes_ready = tuple(page.ready[stripe::stripes] for stripe in range(stripes))
 
 
 class Receiver:
@@ -234,7 +145,7 @@ class Receiver:
         self,
         chunks: int,
         now: float,
-        options: ReceiverOptions = ReceiverOptions(),  # noqa: B008 (frozen)
+        options: ReceiverOptions = ReceiverOptions(),
         verified: frozenset[int] = frozenset(),
     ) -> None:
         """`verified`: chunks that are there already, for one that resumes."""
@@ -258,6 +169,8 @@ class Receiver:
         self._relocating = False
         self._asked: Report | None = None
         self._asked_at = now
+        self._patience = 1.0
+        self._has_arrived = False
         self._pace = Pace()
         self._handlers: dict[type[object], Callable[..., None]] = {
             Assigned: self._assigned,
@@ -280,6 +193,11 @@ class Receiver:
     def verified_count(self) -> int:
         return len(self._state) - self._missing
 
+    @property
+    def poll_seconds(self) -> float:
+        """How long to sleep between two checks of reads in flight."""
+        return self._pace.poll_seconds
+
     def verified_chunks(self) -> tuple[int, ...]:
         return tuple(c for c, s in enumerate(self._state) if s is _Chunk.VERIFIED)
 
@@ -294,27 +212,32 @@ class Receiver:
         return out
 
     def next_wakeup(self) -> float:
-        """When a Tick is due at the latest."""
-        times = [self._asked_at + self._options.report_again_seconds]
-        for link in self._links.values():
-            times.append(self._gives_up_at(link))
-        return min(times)
+        """When a Tick is due at the latest; infinity while all there is to wait for is the first
+        assignment."""
+        times = [self._gives_up_at(link) for link in self._links.values()]
+        if self._asked is not None:
+            times.append(self._asked_at + self._options.report_again_seconds)
+        return min(times, default=float("inf"))
 
     # Events
 
     def _assigned(self, event: Assigned, now: float, out: list[Command]) -> None:
-        self._upstreams = event.upstreams
-        self._next = [stripe for stripe in range(len(event.upstreams))]
+        # One upstream for all stripes is a chain: in order, or its children would see one stripe only at
+        # first.
+        distinct = tuple(dict.fromkeys(event.upstreams))
+        self._upstreams = distinct if len(distinct) == 1 else event.upstreams
+        self._next = list(range(len(self._upstreams)))
         self._asked = None
-        self._asked_at = now
         for member, link in list(self._links.items()):
-            if member not in event.upstreams:
-                link.leaving = True
+            if member not in distinct:
+                link.leaving, link.reopen = True, False
                 self._close_if_idle(link, now, out)
-        for member in dict.fromkeys(event.upstreams):
+        for member in distinct:
             old = self._links.get(member)
             if old is not None and not old.leaving:
                 old.reported = False
+                if old.page is not None:
+                    old.saw(old.page, len(self._upstreams))
                 continue
             if old is not None:
                 old.reopen = True
@@ -333,14 +256,14 @@ class Receiver:
         link = self._links.get(event.upstream)
         if link is None:
             return
-        link.page_pending = False
+        link.page_due = None
         self._leave(link, event.kind, event.detail, now, out)
 
     def _page_seen(self, event: PageSeen, now: float, out: list[Command]) -> None:
         link = self._links.get(event.upstream)
         if link is None:
             return
-        link.page_pending = False
+        link.page_due = None
         if event.page.state is PageState.MOVED:
             # The same member serves from another arena now: end this lease and take a new one.
             link.leaving = link.reopen = True
@@ -354,15 +277,18 @@ class Receiver:
             self._pace.page_had_news()
         else:
             self._pace.page_was_old()
-        link.page = event.page
+        link.saw(event.page, len(self._upstreams))
 
     def _arrived(self, event: Arrived, now: float, out: list[Command]) -> None:
         link = self._ended(event.chunk, event.generation, now)
         if link is None:
             return
         self._pace.chunk_arrived(now)
+        self._has_arrived = True
         link.arrived += 1
         link.news_at = now
+        if link.arrived == self._options.measure_chunks and link.busy_seconds > 0:
+            out.append(Measured(link.member, link.arrived / link.busy_seconds))
         if not link.complete:
             self.from_receivers += 1
         self._state[event.chunk] = _Chunk.VERIFYING
@@ -398,7 +324,8 @@ class Receiver:
         self._leave(left, "corrupt", detail, now, out)
 
     def _relocated(self, event: Relocated, now: float, out: list[Command]) -> None:
-        self._relocating = False
+        if event.generation == self.generation:
+            self._relocating = False
 
     def _tick(self, event: Tick, now: float, out: list[Command]) -> None:
         for link in list(self._links.values()):
@@ -408,6 +335,8 @@ class Receiver:
                 self._abandon(link, now, out)
             elif not link.connected:
                 self._leave(link, "unreachable", "it did not answer", now, out)
+            elif self._page_overdue(link) <= now:
+                self._leave(link, "stalled", "its progress page could not be read", now, out)
             else:
                 link.news_at = now
                 out.append(Report(link.member, "starved", f"nothing new for {self._options.starve_seconds:.0f} s"))
@@ -418,7 +347,8 @@ class Receiver:
     # Parts
 
     def _advance(self, now: float, out: list[Command]) -> None:
-        """Start what can be started: reads up to the window, a look at a page where ready chunks run short."""
+        """Start what can be started: reads up to the window, a look at a page where ready chunks run
+        short."""
         if self._missing == 0:
             for link in list(self._links.values()):
                 out.append(Disconnect(link.member))
@@ -429,40 +359,56 @@ class Receiver:
         if self._relocating:
             return
         for stripe, member in enumerate(self._upstreams):
-            link = self._links.get(member)
-            if link is None or link.leaving or not link.connected:
+            current = self._links.get(member)
+            if current is None or current.leaving or not current.connected:
                 continue
+            link = current
             short = self._fill_window(link, stripe, now, out)
-            if short and not link.complete and not link.page_pending:
-                link.page_pending = True
-                out.append(ReadPage(member, now if link.page is None else self._pace.next_look(now)))
+            if short and not link.complete and link.page_due is None:
+                link.page_due = now if link.page is None else self._pace.next_look(now)
+                out.append(ReadPage(member, link.page_due))
 
     def _fill_window(self, link: _Link, stripe: int, now: float, out: list[Command]) -> bool:
         """Start reads for one stripe; returns whether ready chunks ran out before the window was full."""
         stripes = len(self._upstreams)
-        share = max(1, self._options.window * sum(u == link.member for u in self._upstreams) // stripes)
-        window = share if stripes == 1 else max(2, share)
-        chunk = self._next[stripe]
-        while chunk < len(self._state) and self._state[chunk] is not _Chunk.MISSING:
-            chunk += stripes
-        self._next[stripe] = chunk
-        while chunk < len(self._state):
-            if len(link.in_flight) >= window:
-                return False
+        window = self._options.window if stripes == 1 else max(2, self._options.window // stripes)
+        first = self._next[stripe]
+        while first < len(self._state) and self._state[first] is not _Chunk.MISSING:
+            first += stripes
+        self._next[stripe] = first
+        if first >= len(self._state):
+            return False
+        if link.page is None:
+            return True
+        ready = link.stripes_ready[stripe]
+        short = False
+        at = (first - stripe) // stripes
+        while len(link.in_flight) < window:
+            found = ready.find(1, at)
+            if found < 0:
+                return short or self._lacks(stripe, at)
+            short = short or (found > at and self._lacks(stripe, at))
+            chunk = found * stripes + stripe
             if self._state[chunk] is _Chunk.MISSING:
-                if link.page is None or not link.page.ready[chunk]:
-                    return True
-                self._state[chunk] = _Chunk.READING
-                self._source[chunk] = link.member
-                if chunk in self._started:
-                    self.read_again += 1
-                self._started.add(chunk)
-                if not link.in_flight:
-                    link.arrived_at = now  # the stall clock starts with the first read in flight
-                link.in_flight[chunk] = now
-                out.append(ReadChunk(chunk, link.member, self.generation))
-            chunk += stripes
+                self._start(chunk, link, now, out)
+            at = found + 1
         return False
+
+    def _lacks(self, stripe: int, at: int) -> bool:
+        """Whether a chunk of a stripe is missing from its place `at` on."""
+        stripes, state = len(self._upstreams), self._state
+        return any(state[c] is _Chunk.MISSING for c in range(at * stripes + stripe, len(state), stripes))
+
+    def _start(self, chunk: int, link: _Link, now: float, out: list[Command]) -> None:
+        self._state[chunk] = _Chunk.READING
+        self._source[chunk] = link.member
+        if chunk in self._started:
+            self.read_again += 1
+        self._started.add(chunk)
+        if not link.in_flight:
+            link.arrived_at = now  # the stall clock starts with the first read in flight
+        link.in_flight[chunk] = now
+        out.append(ReadChunk(chunk, link.member, self.generation))
 
     def _ended(self, chunk: int, generation: int, now: float) -> _Link | None:
         """A read has ended: take it off its link; None for one of an arena that was left."""
@@ -470,6 +416,7 @@ class Receiver:
             return None
         link = self._links[self._source[chunk]]
         del link.in_flight[chunk]
+        link.busy_seconds += now - link.arrived_at
         link.arrived_at = now
         return link
 
@@ -502,8 +449,11 @@ class Receiver:
                 self._open(link.member, now, out)
 
     def _abandon(self, link: _Link, now: float, out: list[Command]) -> None:
-        """Reads in flight make no progress and may still write later: leave the arena with all that is in flight."""
+        """Reads in flight make no progress and may still write later: leave the arena with all that is in
+        flight."""
         detail = f"{len(link.in_flight)} reads made no progress for {now - link.arrived_at:.1f} s"
+        if not self._has_arrived:
+            self._patience = min(2 * self._patience, self._options.most_patience)
         self.generation += 1
         self._relocating = True
         for chunk, state in enumerate(self._state):
@@ -511,14 +461,16 @@ class Receiver:
                 self._forget(chunk)
         for other in self._links.values():
             other.in_flight.clear()
+            other.news_at = max(other.news_at, now)
         out.append(Relocate(self.generation, self.verified_chunks(), f"{link.member}: {detail}"))
         self._leave(link, "stalled", detail, now, out)
         for other in list(self._links.values()):
             self._close_if_idle(other, now, out)
 
     def _gives_up_at(self, link: _Link) -> float:
+        """When to stop waiting for what an upstream owes; infinity when it owes nothing."""
         if link.in_flight:
-            patience = self._options.first_chunk_seconds
+            patience = self._patience * self._options.first_chunk_seconds
             if link.arrived:
                 patience = max(self._options.stall_seconds, 8 * self._pace.chunk_seconds)
             return link.arrived_at + patience
@@ -526,4 +478,18 @@ class Receiver:
             return float("inf")
         if not link.connected:
             return link.since + self._options.connect_seconds
-        return link.news_at + self._options.starve_seconds
+        if not self._owes(link):
+            return float("inf")
+        return min(link.news_at + self._options.starve_seconds, self._page_overdue(link))
+
+    def _page_overdue(self, link: _Link) -> float:
+        return float("inf") if link.page_due is None else link.page_due + self._options.first_chunk_seconds
+
+    def _owes(self, link: _Link) -> bool:
+        """Whether chunks are still missing in the stripes that this upstream serves."""
+        if self._relocating:
+            return False
+        for stripe, member in enumerate(self._upstreams):
+            if member == link.member and self._lacks(stripe, (self._next[stripe] - stripe) // len(self._upstreams)):
+                return True
+        return False

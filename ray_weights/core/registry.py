@@ -1,22 +1,24 @@
 """The coordinator's state machine: who has, loads, waits for and receives which version of which shard.
 
-handle(event, now) changes the state and returns the commands to send. Everything in it can be rebuilt from what the
-members say of themselves when they join, so the coordinator may be restarted at any moment: a new epoch starts, members
-join with what they hold, and requests are answered once the members that were known have been heard.
+handle(event, now) changes the state and returns the commands to send. Everything in it can be rebuilt from
+what the members say of themselves when they join, so the coordinator may be restarted at any moment: a new
+epoch starts, members join with what they hold, and requests are answered once the members that were known
+have been heard.
 """
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ray_weights.core import placing
 from ray_weights.core.lookup import closest_keys, unknown_key_message
 from ray_weights.core.outbox import Outbox, Outgoing
 from ray_weights.core.placing import PlacingOptions
 from ray_weights.core.planner import Place, World
+from ray_weights.core.rates import Rates
 from ray_weights.core.record import Replica, VersionRecord
+from ray_weights.core.recovery import Recovery
 from ray_weights.core.story import Story
 from ray_weights.errors import Fenced, LimitReached
 from ray_weights.schemas.keys import ShardKey
@@ -28,6 +30,7 @@ from ray_weights.schemas.messages import (
     Event,
     GaveUp,
     Join,
+    Measured,
     Open,
     OriginError,
     Refuse,
@@ -42,13 +45,15 @@ from ray_weights.schemas.status import ShardStatus, StoryLine
 class RegistryOptions:
     """Bounds and times; each bound refuses with LimitReached when it is met."""
 
-    placing: PlacingOptions = PlacingOptions()
+    placing: PlacingOptions = field(default_factory=PlacingOptions)
     max_members: int = 16384
     max_shards: int = 16384
     max_replicas: int = 16384
     """Per version."""
     story_lines: int = 4096
     """Per shard."""
+    max_dead_versions: int = 64
+    """Versions that nobody holds any more but whose number is still guarded, per shard."""
     recovery_seconds: float = 5.0
     """How long a new epoch waits for members that it knows of before it answers requests."""
 
@@ -60,7 +65,7 @@ class Registry:
         self,
         epoch: int,
         now: float,
-        options: RegistryOptions = RegistryOptions(),  # noqa: B008 (frozen)
+        options: RegistryOptions = RegistryOptions(),
         expected: frozenset[str] = frozenset(),
     ) -> None:
         """`expected`: actor names of members known to be alive, which will join this epoch."""
@@ -68,18 +73,15 @@ class Registry:
         self._options = options
         self._members: dict[str, MemberInfo] = {}
         self._records: dict[ShardKey, dict[int, VersionRecord]] = {}
-        self._rates: dict[str, float] = {}
-        self._median_rate = 0.0
+        self._rates = Rates()
         self._story = Story(options.story_lines)
-        self._expected = set(expected)
-        self._recover_until = now + options.recovery_seconds if expected else now
-        self._queued: list[Open] = []
-        self._unplaced: dict[tuple[str, ShardKey, int], Receiving] = {}
+        self._recovery = Recovery(expected, now + options.recovery_seconds if expected else now)
         self._handlers: dict[type[object], Callable[..., None]] = {
             Join: self._join,
             Open: self._open,
             Sealed: self._sealed,
             OriginError: self._origin_error,
+            Measured: self._measured,
             Completed: self._completed,
             UpstreamLost: self._upstream_lost,
             GaveUp: self._gave_up,
@@ -112,7 +114,7 @@ class Registry:
 
     def expected_died(self, actor_name: str, now: float) -> list[Outgoing]:
         """A member that was to join this epoch has ended before it could."""
-        self._expected.discard(actor_name)
+        self._recovery.heard(actor_name)
         return self.tick(now)
 
     def tick(self, now: float) -> list[Outgoing]:
@@ -121,132 +123,181 @@ class Registry:
         self._end_recovery_if_due(out)
         for record in self._all_records():
             if record.burst_at is not None and record.burst_at <= now:
-                placing.place_waiting(record, self._world(), self._options.placing, out)
+                record.burst_at = None
+                self._settle(record, "every source of it is gone", out)
         return out.messages
 
     def next_wakeup(self) -> float | None:
         """When tick() is due next; None when nothing is pending."""
         times = [r.burst_at for r in self._all_records() if r.burst_at is not None]
-        if self._queued or self._unplaced:
-            times.append(self._recover_until)
+        if self._recovery.pending():
+            times.append(self._recovery.until)
         return min(times, default=None)
 
     # Members
 
     def _join(self, event: Join, out: Outbox) -> None:
-        if event.member not in self._members and len(self._members) >= self._options.max_members:
-            raise LimitReached(f"{len(self._members)} transfer actors have joined; max_members is the limit")
+        self._check_room(event)
         for old in [m for m, i in self._members.items() if i.actor_name == event.info.actor_name]:
             if old != event.member:
                 self._remove_member(old, "was restarted", out)
         self._members[event.member] = event.info
-        self._expected.discard(event.info.actor_name)
+        self._recovery.heard(event.info.actor_name)
         for holding in event.holdings:
-            self._join_holding(event.member, holding, out)
+            self._take_holding(event.member, holding, "had it when it joined", out)
         for receiving in event.receiving:
-            record = self._record(receiving.shard, receiving.version)
-            known = record.replicas.get(event.member)
+            known = self._record(receiving.shard, receiving.version).replicas.get(event.member)
             if known is None or known.state == "waiting":
-                self._unplaced[(event.member, receiving.shard, receiving.version)] = receiving
+                self._recovery.add(event.member, receiving)
         self._place_unplaced(out)
         self._end_recovery_if_due(out)
 
-    def _join_holding(self, member: str, holding: Holding, out: Outbox) -> None:
+    def _check_room(self, event: Join) -> None:
+        """Before anything is changed."""
+        if event.member not in self._members and len(self._members) >= self._options.max_members:
+            raise LimitReached(f"{len(self._members)} transfer actors have joined; max_members is the limit")
+        shards = {h.shard for h in event.holdings} | {r.shard for r in event.receiving}
+        if len(shards - set(self._records)) + len(self._records) > self._options.max_shards:
+            raise LimitReached(f"{len(self._records)} shards are known; max_shards is the limit")
+
+    def _take_holding(self, member: str, holding: Holding, how: str, out: Outbox) -> None:
         record = self._record(holding.shard, holding.version)
         if record.seal is not None and record.seal.manifest_digest != holding.seal.manifest_digest:
             out.refuse(record, member, "VersionConflict", _conflict(record))
+            self._prune(record)
             return
         record.seal = record.seal or holding.seal
         replica = record.replicas.setdefault(member, Replica(member, "ready"))
-        replica.state, replica.reason = "ready", "had it when it joined"
+        if replica.state == "quarantined":
+            return  # a repeated word of before; only Reverified ends it
+        replica.state, replica.reason = "ready", how
         record.swarm.add_complete(member)
-        self._measured(member, holding.rate)
-        placing.place_waiting(record, self._world(), self._options.placing, out)
+        self._rates.received(member, holding.rate)
+        self._settle(record, how, out)
 
     def _place_unplaced(self, out: Outbox) -> None:
         """Take up transfers that went on under an earlier epoch, parents first."""
         progress = True
         while progress:
             progress = False
-            for (member, shard, version), receiving in list(self._unplaced.items()):
-                record = self._record(shard, version)
-                if not all(u in record.swarm for u in receiving.upstreams):
-                    continue
-                self._resume(record, member, receiving, out)
-                progress = True
+            for unplaced in self._recovery.unplaced():
+                receiving = unplaced.receiving
+                record = self._record(receiving.shard, receiving.version)
+                if receiving.upstreams and all(u in record.swarm for u in receiving.upstreams):
+                    self._recovery.take(unplaced.member, receiving.shard, receiving.version)
+                    self._resume(record, unplaced.member, receiving, receiving.upstreams, out)
+                    progress = True
 
-    def _resume(self, record: VersionRecord, member: str, receiving: Receiving, out: Outbox) -> None:
-        del self._unplaced[(member, record.shard, record.version)]
-        if record.seal is None:
-            record.seal = receiving.seal
-        request = Open(epoch=self.epoch, member=member, shard=record.shard, version=record.version, may_load=True)
-        record.replicas[member] = Replica(member, "receiving", request, "was receiving when it joined")
-        record.swarm.attach(member, receiving.upstreams, out.now)
+    def _resume(
+        self,
+        record: VersionRecord,
+        member: str,
+        receiving: Receiving,
+        upstreams: tuple[str, ...],
+        out: Outbox,
+    ) -> None:
+        """Register a transfer that goes on; its reader is told where to read only if that is somewhere else
+        now."""
+        if self._refuses_seal(record, member, receiving, out):
+            return
+        record.seal = receiving.seal
+        known = record.replicas.get(member)
+        request = self._request_of(member, receiving)
+        record.replicas[member] = Replica(member, "receiving", known.open if known else request, "went on receiving")
+        record.swarm.attach(member, upstreams, out.now)
+        out.tell(record, member, "went on receiving under a new epoch")
+        if upstreams != receiving.upstreams or known is not None:
+            out.receive(record, member, self._rates.median)
+
+    def _refuses_seal(self, record: VersionRecord, member: str, receiving: Receiving, out: Outbox) -> bool:
+        if record.seal is None or record.seal.manifest_digest == receiving.seal.manifest_digest:
+            return False
+        out.refuse(record, member, "VersionConflict", _conflict(record))
+        self._prune(record)
+        return True
+
+    def _request_of(self, member: str, receiving: Receiving) -> Open:
+        digest = receiving.seal.layout_digest
+        return Open(
+            epoch=self.epoch,
+            member=member,
+            shard=receiving.shard,
+            version=receiving.version,
+            layout_digest=digest,
+            may_load=True,
+        )
 
     def _end_recovery_if_due(self, out: Outbox) -> None:
-        if self._recovering(out.now):
+        if self._recovery.under_way(out.now):
             return
-        for (member, shard, version), receiving in list(self._unplaced.items()):
+        for unplaced in self._recovery.unplaced():
             # Its parent never came back: give it another, as if the parent had just died.
-            record = self._record(shard, version)
-            present = tuple(u for u in receiving.upstreams if u in record.swarm) or record.swarm.complete_members()[:1]
-            if present:
-                self._resume(record, member, receiving.model_copy(update={"upstreams": present[:1]}), out)
-                out.receive(record, member, self._median_rate)
-            else:
-                del self._unplaced[(member, shard, version)]
-                record.seal = record.seal or receiving.seal
-                request = Open(epoch=self.epoch, member=member, shard=shard, version=version, may_load=True)
-                self._open_in(record, request, out)
-        queued, self._queued = self._queued, []
+            member, receiving = unplaced.member, unplaced.receiving
+            if self._recovery.take(member, receiving.shard, receiving.version) is None:
+                continue
+            record = self._record(receiving.shard, receiving.version)
+            present = [u for u in receiving.upstreams if u in record.swarm]
+            source = next((m for m in record.swarm.complete_members() if not record.swarm.vertex(m).barred), None)
+            upstream = present[0] if present else source
+            if upstream is not None:
+                self._resume(record, member, receiving, (upstream,), out)
+            elif not self._refuses_seal(record, member, receiving, out):
+                record.seal = receiving.seal
+                self._open_in(record, self._request_of(member, receiving), out)
+            self._place_unplaced(out)
+        queued, self._recovery.queued = self._recovery.queued, []
         for request in queued:
-            if request.member in self._members:
-                self._open(request, out)
-
-    def _recovering(self, now: float) -> bool:
-        return bool(self._expected) and now < self._recover_until
+            self._open(request, out)
 
     def _remove_member(self, member: str, why: str, out: Outbox) -> None:
         if member not in self._members:
             return
+        self._recovery.forget(member)
         for record in self._all_records():
             if member in record.replicas:
                 self._leave(record, member, why, out)
         del self._members[member]
-        self._rates.pop(member, None)
-        self._unplaced = {k: v for k, v in self._unplaced.items() if k[0] != member}
-        self._queued = [q for q in self._queued if q.member != member]
+        self._rates.forget(member)
 
     def _leave(self, record: VersionRecord, member: str, why: str, out: Outbox) -> None:
         out.tell(record, member, why)
         del record.replicas[member]
         children = record.swarm.remove(member) if member in record.swarm else ()
         placing.orphaned(record, member, children, why, self._world(), self._options.placing, out)
-        if not record.alive():
-            versions = self._records[record.shard]
-            # The seal is kept with the record as long as another version lives: it guards against a reused number.
-            if not any(r.alive() for r in versions.values()):
-                del self._records[record.shard]
+        self._prune(record)
+
+    def _prune(self, record: VersionRecord) -> None:
+        """Forget a version that nobody has or wants, but for its seal, which guards against a reused
+        number."""
+        if record.alive():
+            return
+        versions = self._records.get(record.shard, {})
+        dead = [v for v, r in versions.items() if not r.alive()]
+        if len(dead) == len(versions):
+            self._records.pop(record.shard, None)
+            return
+        for version in sorted(dead)[: -self._options.max_dead_versions]:
+            del versions[version]
 
     # Requests
 
     def _open(self, event: Open, out: Outbox) -> None:
-        if self._recovering(out.now):
-            self._queued.append(event)
+        if self._recovery.under_way(out.now):
+            self._recovery.queue(event)
             return
-        versions = self._records.get(event.shard, {})
-        alive = [v for v, r in versions.items() if r.alive()]
-        if event.version is None and not alive or event.version is not None and event.version not in alive:
-            if not event.may_load:
-                known = tuple(self._records)
-                message = unknown_key_message(event.shard, event.version, tuple(alive), closest_keys(event.shard, known))
-                refuse = Refuse(
-                    epoch=self.epoch, shard=event.shard, version=event.version, error="UnknownKey", message=message
-                )
-                out.send(event.member, refuse)
-                return
+        alive = [v for v, r in self._records.get(event.shard, {}).items() if r.alive()]
+        known = bool(alive) if event.version is None else event.version in alive
+        if not known and not event.may_load:
+            self._refuse_unknown(event, alive, out)
+            return
         version = event.version if event.version is not None else max(alive, default=1)
         self._open_in(self._record(event.shard, version), event, out)
+
+    def _refuse_unknown(self, event: Open, versions: list[int], out: Outbox) -> None:
+        closest = closest_keys(event.shard, tuple(self._records))
+        message = unknown_key_message(event.shard, event.version, versions, closest)
+        refuse = Refuse(epoch=self.epoch, shard=event.shard, version=event.version, error="UnknownKey", message=message)
+        out.send(event.member, refuse)
 
     def _open_in(self, record: VersionRecord, event: Open, out: Outbox) -> None:
         known = record.replicas.get(event.member)
@@ -258,20 +309,24 @@ class Registry:
         replica = record.replicas[event.member] = Replica(event.member, "waiting", event)
         out.tell(record, event.member, "asked for it")
         placing.admit(record, replica, self._world(), self._options.placing, out)
+        self._prune(record)
 
     def _repeat(self, record: VersionRecord, replica: Replica, event: Open, out: Outbox) -> None:
         """The same member asks again (a lost answer, or a restarted engine): say the same again."""
+        if replica.state in ("ready", "quarantined") and record.version in event.held:
+            accepted = Accepted(epoch=self.epoch, shard=record.shard, version=record.version, reason="held already")
+            out.send(event.member, accepted)
+            return
         replica.open = event
         if replica.state == "receiving":
-            out.receive(record, replica.member, self._median_rate)
-        elif replica.state == "loading":
-            record.storage_reads -= 1
-            placing.promote(record, replica, replica.reason, out)
+            out.receive(record, replica.member, self._rates.median)
+        elif replica.state == "loading" and event.may_load:
+            placing.send_to_storage(record, replica, out)
         elif replica.state == "waiting" and record.burst_at is None:
             placing.admit(record, replica, self._world(), self._options.placing, out)
-        elif replica.state in ("ready", "quarantined"):
-            # It says that it lacks what it was thought to hold: its arena is gone.
-            record.swarm.vertex(replica.member).complete = False
+            self._prune(record)
+        elif replica.state in ("ready", "quarantined", "loading"):
+            # It says that it lacks what it was thought to hold or to load: its arena is gone.
             self._leave(record, replica.member, "no longer holds it", out)
             self._open(event, out)
 
@@ -281,6 +336,7 @@ class Registry:
             out.refuse(record, event.member, "VersionConflict", _conflict(record))
             if event.member in record.replicas and record.replicas[event.member].state == "loading":
                 self._leave(record, event.member, "loaded other bytes than the version has", out)
+            self._prune(record)
             return
         record.seal = event.seal
         replica = record.replicas.get(event.member)
@@ -295,7 +351,7 @@ class Registry:
         out.tell(record, event.member, f"{how} in {event.seconds:.1f} s: now a source")
         record.swarm.add_complete(event.member)
         out.send(event.member, Accepted(epoch=self.epoch, shard=record.shard, version=record.version))
-        placing.place_waiting(record, self._world(), self._options.placing, out)
+        self._settle(record, how, out)
 
     def _origin_error(self, event: OriginError, out: Outbox) -> None:
         record = self._known(event.shard, event.version)
@@ -306,23 +362,44 @@ class Registry:
 
     # Transfers
 
-    def _completed(self, event: Completed, out: Outbox) -> None:
+    def _measured(self, event: Measured, out: Outbox) -> None:
         record = self._known(event.shard, event.version)
         replica = record.replicas.get(event.member) if record else None
         if record is None or replica is None or replica.state != "receiving":
             return
-        vertex = record.swarm.vertex(event.member)
-        replica.last_upstreams, replica.last_depth = vertex.upstreams, vertex.depth
+        if event.upstream not in record.swarm.vertex(event.member).upstreams:
+            return
+        self._rates.flow(event.upstream, event.member, event.rate)
+        placing.demote_slow(record, event.member, self._rates, self._world(), self._options.placing, out)
+        self._settle(record, "", out)
+
+    def _completed(self, event: Completed, out: Outbox) -> None:
+        under_way = self._recovery.take(event.member, event.shard, event.version)
+        if under_way is not None:
+            holding = Holding(shard=event.shard, version=event.version, seal=under_way.seal, rate=event.stats.rate)
+            self._take_holding(event.member, holding, "completed as it joined", out)
+        record = self._known(event.shard, event.version)
+        replica = record.replicas.get(event.member) if record else None
+        if record is None or replica is None or record.seal is None:
+            return
+        if replica.state in ("ready", "quarantined"):
+            replica.stats = replica.stats or event.stats
+            return
+        if event.member in record.swarm:
+            vertex = record.swarm.vertex(event.member)
+            replica.last_upstreams, replica.last_depth = vertex.upstreams, vertex.depth
+        # One that was told to wait or load may have had its last chunks in hand: what is verified is
+        # verified.
         replica.state, replica.stats = "ready", event.stats
+        replica.from_storage = False
         record.swarm.add_complete(event.member)
-        self._measured(event.member, event.stats.rate)
+        self._rates.received(event.member, event.stats.rate)
         out.tell(
             record,
             event.member,
             f"complete and verified after {event.stats.seconds:.1f} s at {event.stats.rate / 1e6:.0f} MB/s",
         )
-        if record.in_state("waiting") and record.burst_at is None:
-            placing.place_waiting(record, self._world(), self._options.placing, out)
+        self._settle(record, "", out)
 
     def _upstream_lost(self, event: UpstreamLost, out: Outbox) -> None:
         record = self._known(event.shard, event.version)
@@ -330,24 +407,32 @@ class Registry:
         if record is None or replica is None or replica.state != "receiving":
             return
         if event.upstream not in record.swarm.vertex(event.member).upstreams:
-            out.receive(record, event.member, self._median_rate)  # already moved: it may have missed the command
+            out.receive(record, event.member, self._rates.median)  # already moved: it may have missed the command
             return
         why = f"{event.kind}: {event.detail}" if event.detail else event.kind
-        out.tell(record, event.member, f"lost {out.node(event.upstream)} after {event.chunks_verified} chunks ({why})")
+        out.tell(
+            record,
+            event.member,
+            f"lost {out.node(event.upstream)} after {event.chunks_verified} chunks ({why})",
+        )
         if event.kind == "slow":
-            self._measured(event.upstream, event.rate)
+            self._rates.slower(event.upstream, event.rate)
         moved: tuple[str, ...] = (event.member,)
         if event.kind == "corrupt" and event.upstream in record.replicas:
             bad = f"sent a bad chunk to {out.node(event.member)}"
             moved += tuple(c for c in placing.quarantine(record, event.upstream, bad, out) if c != event.member)
+        elif event.kind == "stale" and event.upstream in record.replicas:
+            # It may not hold what it is thought to hold. Those who read from it without complaint stay.
+            placing.quarantine(record, event.upstream, f"{out.node(event.member)} found something else there", out)
         for member in moved:
-            if member in record.replicas and member in record.swarm:
+            if member in record.swarm and event.upstream in record.swarm.vertex(member).upstreams:
                 receiver = record.replicas[member]
                 placing.reparent(record, receiver, event.upstream, why, self._world(), self._options.placing, out)
+        self._settle(record, f"{out.node(event.upstream)} was lost ({event.kind})", out)
 
     def _gave_up(self, event: GaveUp, out: Outbox) -> None:
-        versions = self._records.get(event.shard, {})
-        for record in list(versions.values()):
+        self._recovery.forget(event.member, event.shard, event.version)
+        for record in list(self._records.get(event.shard, {}).values()):
             replica = record.replicas.get(event.member)
             if replica is None or event.version not in (None, record.version):
                 continue
@@ -357,6 +442,7 @@ class Registry:
                 self._leave(record, event.member, f"gave up: {event.reason}", out)
 
     def _dropped(self, event: Dropped, out: Outbox) -> None:
+        self._recovery.forget(event.member, event.shard, event.version)
         record = self._known(event.shard, event.version)
         if record is not None and event.member in record.replicas:
             self._leave(record, event.member, "freed it", out)
@@ -372,7 +458,7 @@ class Registry:
         replica.state, replica.reason = "ready", "read its own memory again and found it whole"
         record.swarm.vertex(event.member).barred = False
         out.tell(record, event.member, replica.reason)
-        placing.place_waiting(record, self._world(), self._options.placing, out)
+        self._settle(record, replica.reason, out)
 
     # What people see
 
@@ -398,8 +484,17 @@ class Registry:
         for record in self._all_records():
             record.validate()
             assert set(record.replicas) <= set(self._members), "a replica of a member that is gone"
+            if record.in_state("waiting"):
+                somebody = record.sources() or record.origin() or record.in_state("receiving")
+                assert somebody, f"replicas of {record.shard} v{record.version} wait for nobody"
+                assert not record.sources() or record.burst_at is not None, "a source, and yet somebody waits"
+        self._rates.validate()
 
     # Parts
+
+    def _settle(self, record: VersionRecord, why: str, out: Outbox) -> None:
+        placing.settle(record, why, self._world(), self._options.placing, out)
+        self._prune(record)
 
     def _outbox(self, now: float) -> Outbox:
         return Outbox(self.epoch, now, self._members, self._story)
@@ -417,16 +512,11 @@ class Registry:
         return versions.setdefault(version, VersionRecord(shard, version))
 
     def _world(self) -> World:
-        return World(place=self._place, rate=lambda m: self._rates.get(m, 0.0), median_rate=self._median_rate)
+        return World(place=self._place, rate=self._rates.of, median_rate=self._rates.median)
 
     def _place(self, member: str) -> Place:
         info = self._members.get(member)
         return Place(info.node_id, info.labels) if info else Place("gone")
-
-    def _measured(self, member: str, rate: float) -> None:
-        if rate > 0:
-            self._rates[member] = rate
-            self._median_rate = statistics.median(self._rates.values())
 
 
 def _conflict(record: VersionRecord) -> str:

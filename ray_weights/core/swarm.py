@@ -1,8 +1,8 @@
 """Who reads one shard version from whom: the graph that the planner extends.
 
-Each receiver has one upstream per stripe; chunk i belongs to stripe i mod stripes. Stripes are counted per receiver, so
-chains (one stripe) and trees (two) may share members. Invariants, checked by validate(): children mirror upstreams, the
-graph of each stripe is acyclic, a complete member has depth 0 and no upstream.
+Each receiver has one upstream per stripe; chunk i belongs to stripe i mod stripes. Stripes are counted per
+receiver, so chains (one stripe) and trees (two) may share members. Invariants, checked by validate():
+children mirror upstreams, the graph of each stripe is acyclic, a complete member has depth 0 and no upstream.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class Vertex:
     load: float = 0.0
     """Egress in whole flows: a child that reads one of two stripes here counts as half."""
     depth: int = 0
-    """Hops from a complete member: in its own tree for an interior member, else the longest of its stripes."""
+    """Hops from a complete member: in its own tree for an interior member, else the longest of its
+    stripes."""
     used_at: float = 0.0
 
 
@@ -102,7 +103,8 @@ class Swarm:
         self._relevel(member)
 
     def remove(self, member: str) -> tuple[str, ...]:
-        """Remove a member; returns its children, which keep it as upstream in name until they are attached anew."""
+        """Remove a member; returns its children, which keep it as upstream in name until they are attached
+        anew."""
         vertex = self._vertices.pop(member)
         del self._levels[vertex.depth][member]
         self._unlink(vertex)
@@ -130,22 +132,23 @@ class Swarm:
             queue.extend(self._vertices[current].upstreams)
         return False
 
+    def path(self, member: str, stripe: int) -> Iterator[str]:
+        """A member and those that it reads one stripe of two from, directly or through others, nearest
+        first."""
+        seen: set[str] = set()
+        current: str | None = member
+        while current is not None and current in self._vertices and current not in seen:
+            yield current
+            seen.add(current)
+            current = self._upstream(self._vertices[current], stripe)
+
     def reaches_in_stripe(self, ancestor: str, member: str, stripe: int) -> bool:
         """As reaches(), along the upstreams of one stripe of two."""
-        seen: set[str] = set()
-        current = member
-        while current in self._vertices and current not in seen:
-            if current == ancestor:
-                return True
-            seen.add(current)
-            upstream = self._upstream(self._vertices[current], stripe)
-            if upstream is None:
-                return False
-            current = upstream
-        return False
+        return ancestor in self.path(member, stripe)
 
     def validate(self) -> None:
-        """Raise AssertionError where an index does not match the upstreams. Called by tests after every event."""
+        """Raise AssertionError where an index does not match the upstreams. Called by tests after every
+        event."""
         load: dict[str, float] = dict.fromkeys(self._vertices, 0.0)
         for v in self._vertices.values():
             assert v.member in self._levels[v.depth], f"{v.member} is not in level {v.depth}"
@@ -187,7 +190,8 @@ class Swarm:
             vertex = self._vertices[queue.pop()]
             depth = 0
             if not vertex.complete:
-                # Two interleaved trees may read from each other, so an interior member counts in its own tree only.
+                # Two interleaved trees may read from each other, so an interior member counts in its own tree
+                # only.
                 counted = vertex.upstreams
                 if vertex.interior is not None and counted:
                     counted = (counted[vertex.interior % len(counted)],)

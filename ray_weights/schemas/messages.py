@@ -1,15 +1,15 @@
 """What transfer actors and the coordinator say to each other.
 
-Events go from a member to the coordinator, commands from the coordinator to a member. Each carries the epoch that
-its sender believes in; the receiver refuses another one. None carries weight bytes, and a receiver sends O(1) of them
-per transfer.
+Events go from a member to the coordinator, commands from the coordinator to a member. Each carries the epoch
+that its sender believes in; the receiver refuses another one. None carries weight bytes, and a receiver sends
+O(1) of them per transfer.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from ray_weights.schemas.base import Frozen
 from ray_weights.schemas.keys import ShardKey
@@ -43,6 +43,8 @@ class Open(_Event):
     """"" accepts the layout of the source."""
     may_load: bool = False
     """Whether the member can read storage, and so become the origin."""
+    held: tuple[int, ...] = ()
+    """Versions that the member has complete: asked only whether one of them is the newest."""
 
 
 class Sealed(_Event):
@@ -63,6 +65,17 @@ class OriginError(_Event):
     shard: ShardKey
     version: int
     error: str
+
+
+class Measured(_Event):
+    """How fast a receiver reads from one upstream while it has something to read. Once per upstream."""
+
+    type: Literal["measured"] = "measured"
+    shard: ShardKey
+    version: int
+    upstream: str
+    rate: float
+    """Bytes per second."""
 
 
 class Completed(_Event):
@@ -116,7 +129,7 @@ class Reverified(_Event):
 
 
 Event = Annotated[
-    Join | Open | Sealed | OriginError | Completed | UpstreamLost | GaveUp | Dropped | Reverified,
+    Join | Open | Sealed | OriginError | Measured | Completed | UpstreamLost | GaveUp | Dropped | Reverified,
     Field(discriminator="type"),
 ]
 
@@ -158,7 +171,7 @@ class Receive(_Command):
 
 
 class Accepted(_Command):
-    """What was sealed is registered."""
+    """What was sealed is registered; or, after Open, the version asked for is one that the member holds."""
 
     type: Literal["accepted"] = "accepted"
     version: int
@@ -187,3 +200,6 @@ Command = Annotated[
     BecomeOrigin | Wait | Receive | Accepted | Refuse | Reverify,
     Field(discriminator="type"),
 ]
+
+EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+COMMAND: TypeAdapter[Command] = TypeAdapter(Command)
