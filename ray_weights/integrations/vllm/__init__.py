@@ -1,0 +1,1 @@
+"""vLLM: the load format "ray_weights", its options, and capture from a running engine."""
