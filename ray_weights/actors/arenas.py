@@ -1,0 +1,126 @@
+"""Makes, finds again and frees the arenas of one transfer actor."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+
+from ray_weights.actors.shard_arena import Record, ShardArena, read_record, tail_nbytes
+from ray_weights.core.layout import Layout
+from ray_weights.core.manifest import Manifest, chunk_count, chunk_span
+from ray_weights.errors import ArenaError, LimitReached
+from ray_weights.memory.arena import Arena
+from ray_weights.memory.host import HostArena, find_orphans
+from ray_weights.memory.limits import check_fits
+from ray_weights.schemas.keys import ShardKey
+from ray_weights.transports.transport import Transport
+
+log = logging.getLogger(__name__)
+
+
+class Arenas:
+    """All memory of one device. On the data plane's thread, except where a method says otherwise."""
+
+    def __init__(self, transport: Transport, place: str, device: str, limit: int, reserve_nbytes: int) -> None:
+        """`place` begins the id of every arena: node and device, so that a restarted actor finds its own."""
+        self._transport = transport
+        self._place = place
+        self._device = device
+        self._limit = limit
+        self._reserve = reserve_nbytes
+        self._open: set[ShardArena] = set()
+        self._never_again: list[ShardArena] = []
+        """Arenas into which an abandoned read may still write: kept, registered, until this process ends."""
+
+    @property
+    def digest_algorithm(self) -> str:
+        return HostArena.digest_algorithm if self._device == "cpu" else "sum64x2"
+
+    def check_room(self, nbytes: int) -> None:
+        """Raises ArenaTooLarge or LimitReached. Any thread."""
+        if len(self._open) + len(self._never_again) >= self._limit:
+            raise LimitReached(f"{self._limit} arenas exist on this transfer actor (setting max_arenas)")
+        if self._device == "cpu":
+            check_fits(nbytes + self._reserve)
+
+    def create(self, shard: ShardKey, version: int, layout: Layout, chunk_nbytes: int) -> ShardArena:
+        """New memory for a shard, registered with the transport."""
+        self.check_room(layout.nbytes)
+        chunks = chunk_count(layout.nbytes, chunk_nbytes)
+        tail = tail_nbytes(len(layout.model_dump_json()), chunks)
+        arena_id = f"{self._place}.{secrets.token_hex(8)}"
+        arena = ShardArena(self._allocate(arena_id, layout.nbytes, tail), shard, version, layout.nbytes, chunk_nbytes)
+        self._register(arena)
+        return arena
+
+    def move(self, old: ShardArena, verified: tuple[int, ...]) -> ShardArena:
+        """Copy verified chunks into a new arena; the old one is left to the reads that may still write into it."""
+        assert old.manifest is not None
+        new = self.create(old.shard, old.version, old.manifest.layout, old.chunk_nbytes)
+        target, source = new.arena.tensor(), old.arena.tensor()
+        new.describe(old.manifest)
+        for chunk in verified:
+            offset, n = chunk_span(chunk, old.nbytes, old.chunk_nbytes)
+            target[offset : offset + n] = source[offset : offset + n]
+            new.advertise(chunk)
+        new.arena.seal()
+        old.leave()
+        self._open.discard(old)
+        self._never_again.append(old)
+        log.warning("%s v%d moved to another arena with %d chunks", old.shard, old.version, len(verified))
+        return new
+
+    def abandon(self, arena: ShardArena) -> None:
+        """Stop serving from an arena that may still be written to, and keep it."""
+        arena.shut()
+        self._open.discard(arena)
+        self._never_again.append(arena)
+
+    def free(self, arena: ShardArena) -> None:
+        """Give memory back. Only when no lease on it is out and no read into it is in flight."""
+        self._open.discard(arena)
+        arena.shut()
+        if arena.nbytes:
+            self._transport.deregister(arena.data)
+        self._transport.deregister(arena.arena.tail_region)
+        arena.close()
+
+    def adopt(self) -> list[tuple[ShardArena, Record, Manifest]]:
+        """Arenas of an earlier incarnation that an engine still holds, whole ones only: every digest is checked."""
+        if self._device != "cpu":
+            return []  # device memory ends with the process that allocated it
+        adopted = []
+        for orphan in find_orphans(self._place + "."):
+            try:
+                memory = HostArena.adopt(orphan.pid, orphan.fd)
+            except ArenaError as e:
+                log.info("arena %s cannot be taken over: %s", orphan.arena_id, e)
+                continue
+            try:
+                record = read_record(memory.tail)
+                manifest = Manifest.from_bytes(record.manifest)
+                arena = ShardArena(memory, record.shard, record.version, manifest.nbytes, manifest.chunk_nbytes)
+                if arena.digests() != manifest.digests:
+                    raise ValueError("its bytes are not those of its manifest")
+            except ValueError as e:
+                log.info("arena %s is not used: %s", orphan.arena_id, e)
+                memory.close()
+                continue
+            arena.describe(manifest)
+            arena.advertise_all()
+            self._register(arena)
+            adopted.append((arena, record, manifest))
+        return adopted
+
+    def _register(self, arena: ShardArena) -> None:
+        if arena.nbytes:
+            self._transport.register(arena.data)
+        self._transport.register(arena.arena.tail_region)
+        self._open.add(arena)
+
+    def _allocate(self, arena_id: str, nbytes: int, tail: int) -> Arena:
+        if self._device == "cpu":
+            return HostArena.create(arena_id, nbytes, tail)
+        from ray_weights.memory.device import DeviceArena
+
+        return DeviceArena.create(arena_id, nbytes, tail, self._device.removeprefix("cuda:"))

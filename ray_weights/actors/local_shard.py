@@ -1,0 +1,87 @@
+"""One shard in one transfer actor, from the first question to the complete copy."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ray_weights.actors.receive import Receive
+from ray_weights.actors.shard_arena import ShardArena
+from ray_weights.core.layout import Layout
+from ray_weights.core.manifest import Manifest
+from ray_weights.schemas.keys import ShardKey
+from ray_weights.schemas.leases import Opened
+from ray_weights.schemas.members import Holding, ReceiveStats, Receiving
+from ray_weights.schemas.status import TransferProgress
+
+State = Literal["asked", "waiting", "filling", "receiving", "ready"]
+
+
+@dataclass(slots=True, eq=False)
+class LocalShard:
+    """Several engines of one device that want the same shard share one of these."""
+
+    shard: ShardKey
+    version: int | None
+    """None until the coordinator has named one."""
+    layout: Layout | None
+    may_load: bool
+    state: State = "asked"
+    reason: str = ""
+    arena: ShardArena | None = None
+    manifest: Manifest | None = None
+    receive: Receive | None = None
+    stats: ReceiveStats | None = None
+    opened: asyncio.Future[Opened] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    filled: asyncio.Future[Opened] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    """For engines of this device that wait while another one fills the arena."""
+    filler: int | None = None
+    """Process that fills the arena."""
+    accepted: asyncio.Future[None] | None = None
+    """Set while a seal waits for the coordinator's word."""
+    known: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once the manifest is here (or the shard was given up): children may ask before this receiver has it."""
+    served: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once the arena can be read (or the shard was given up)."""
+    asked: bool = False
+    """Whether the coordinator has heard of it."""
+    waiters: int = 0
+    upstreams: tuple[str, ...] = ()
+    leases: dict[str, str] = field(default_factory=dict)
+    """Lease held on an upstream, by member."""
+    since: float = field(default_factory=time.monotonic)
+    used_at: float = field(default_factory=time.monotonic)
+
+    def holding(self) -> Holding | None:
+        if self.state != "ready" or self.manifest is None or self.version is None:
+            return None
+        rate = self.stats.rate if self.stats else 0.0
+        return Holding(shard=self.shard, version=self.version, seal=self.manifest.seal(), rate=rate)
+
+    def receiving(self) -> Receiving | None:
+        if self.state != "receiving" or self.manifest is None or self.version is None:
+            return None
+        return Receiving(shard=self.shard, version=self.version, seal=self.manifest.seal(), upstreams=self.upstreams)
+
+    def progress(self, children: tuple[str, ...]) -> TransferProgress:
+        chunks = self.manifest.chunks if self.manifest else 0
+        nbytes = self.manifest.nbytes if self.manifest else (self.layout.nbytes if self.layout else 0)
+        verified = chunks if self.state == "ready" else (self.receive.machine.verified_count if self.receive else 0)
+        seconds = self.stats.seconds if self.stats else time.monotonic() - self.since
+        done = min(nbytes, verified * (self.manifest.chunk_nbytes if self.manifest else 0))
+        return TransferProgress(
+            shard=self.shard,
+            version=self.version,
+            state=self.state,
+            chunks=chunks,
+            chunks_verified=verified,
+            nbytes=nbytes,
+            nbytes_verified=done,
+            rate=done / seconds if seconds > 0 and self.upstreams else 0.0,
+            seconds=seconds,
+            upstreams=self.upstreams,
+            children=children,
+            detail=self.reason,
+        )

@@ -1,0 +1,298 @@
+"""Carries out the commands of one Receiver: the reads, the digests, the progress page.
+
+Runs on the data plane's thread. What needs Ray (leases, reports) is asked of the actor through Wishes.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ray_weights.actors.shard_arena import ShardArena, page_token
+from ray_weights.core import receiver as machine
+from ray_weights.core.manifest import Manifest, chunk_span
+from ray_weights.core.page import PageIdentity, PageState, page_nbytes, parse_page
+from ray_weights.core.receiver import Receiver, ReceiverOptions
+from ray_weights.errors import TransportError
+from ray_weights.memory.arena import Region
+from ray_weights.memory.scratch import Scratch
+from ray_weights.schemas.keys import ShardKey
+from ray_weights.schemas.leases import Lease
+from ray_weights.schemas.members import ReceiveStats
+from ray_weights.schemas.messages import LossKind
+from ray_weights.transports.transport import ReadPlan, ReadStatus, ReadTicket
+
+if TYPE_CHECKING:
+    from ray_weights.actors.plane import DataPlane
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a receive asks of its actor. Called on the data plane's thread; each returns at once."""
+
+    connect: Callable[[str], None]
+    """Get a lease from this member, then call connected() or link_failed()."""
+    disconnect: Callable[[str], None]
+    """Give the lease back."""
+    report: Callable[[machine.Report, int], None]
+    """Tell the coordinator; with the number of verified chunks."""
+    finished: Callable[[ReceiveStats], None]
+    failed: Callable[[Exception], None]
+
+
+@dataclass(slots=True)
+class _Link:
+    peer: str
+    lease: Lease
+    chunks: ReadPlan
+    page: ReadPlan
+    page_copy: Scratch
+    page_ticket: ReadTicket | None = None
+
+
+class Receive:
+    """One shard on its way into an arena of this process."""
+
+    def __init__(
+        self,
+        plane: DataPlane,
+        shard: ShardKey,
+        version: int,
+        manifest: Manifest,
+        arena: ShardArena,
+        move_arena: Callable[[ShardArena, tuple[int, ...]], ShardArena],
+        wishes: Wishes,
+        options: ReceiverOptions,
+    ) -> None:
+        """`move_arena(old, verified chunks)`: a new arena with copies of these chunks; `old` is never used again."""
+        self.name = f"{shard} v{version}"
+        self.manifest = manifest
+        self.arena = arena
+        self.machine = Receiver(manifest.chunks, time.monotonic(), options)
+        self._plane = plane
+        self._transport = plane.transport
+        self._digest = manifest.digest()
+        self._version = version
+        self._move_arena = move_arena
+        self._wishes = wishes
+        self._links: dict[str, _Link] = {}
+        self._tickets: dict[ReadTicket, tuple[int, int]] = {}
+        """Chunk reads in flight -> (chunk, generation)."""
+        self._page_reads: list[tuple[float, str]] = []
+        """(due, upstream), a heap."""
+        self._started = time.monotonic()
+        self._first_chunk_at: float | None = None
+
+    # On the data plane's thread
+
+    def start(self, upstreams: tuple[str, ...]) -> None:
+        self._plane.add(self)
+        self.handle(machine.Assigned(upstreams))
+
+    def handle(self, event: machine.Event) -> None:
+        for command in self.machine.handle(event, time.monotonic()):
+            self._carry_out(command)
+
+    def connected(self, upstream: str, lease: Lease) -> None:
+        """A lease was granted: prepare the descriptors of every chunk and of the page, once."""
+        try:
+            peer = self._transport.connect(lease.card)
+            link = self._link(peer, lease)
+        except TransportError as e:
+            self.link_failed(upstream, "unreachable", str(e))
+            return
+        old = self._links.pop(upstream, None)
+        if old is not None:
+            self._unlink(old)
+        self._links[upstream] = link
+        self.handle(machine.Connected(upstream))
+
+    def link_failed(self, upstream: str, kind: LossKind, detail: str) -> None:
+        self.handle(machine.LinkFailed(upstream, kind, detail))
+
+    def step(self, now: float) -> float | None:
+        """Collect what has ended, start what is due; returns when to be called next."""
+        self._collect_chunks()
+        self._collect_pages()
+        while self._page_reads and self._page_reads[0][0] <= now:
+            self._start_page_read(heapq.heappop(self._page_reads)[1])
+        if now >= self.machine.next_wakeup():
+            self.handle(machine.Tick())
+        if self.machine.done:
+            return None
+        due = self.machine.next_wakeup()
+        if self._page_reads:
+            due = min(due, self._page_reads[0][0])
+        if self._tickets or any(link.page_ticket is not None for link in self._links.values()):
+            due = min(due, now + self.machine.poll_seconds)
+        return due
+
+    def cancel(self) -> bool:
+        """Stop. Returns whether the arena may be used again: not if a read might still write into it."""
+        self._plane.remove(self)
+        clean = not self._tickets
+        self._give_up_tickets()
+        for upstream in list(self._links):
+            self._disconnect(upstream)
+        self.machine.done = True
+        return clean
+
+    def failed(self, error: Exception) -> None:
+        self._give_up_tickets()
+        self._wishes.failed(error)
+
+    # Commands
+
+    def _carry_out(self, command: machine.Command) -> None:
+        match command:
+            case machine.Connect(upstream):
+                self._wishes.connect(upstream)
+            case machine.Disconnect(upstream):
+                self._disconnect(upstream)
+            case machine.ReadPage(upstream, at):
+                heapq.heappush(self._page_reads, (at, upstream))
+            case machine.ReadChunk(chunk, upstream, generation):
+                self._read_chunk(chunk, upstream, generation)
+            case machine.Verify(chunk, generation):
+                self._verify(chunk, generation)
+            case machine.Advertise(chunk):
+                self.arena.advertise(chunk)
+            case machine.Report():
+                self._wishes.report(command, self.machine.verified_count)
+            case machine.Relocate(generation, verified, _):
+                self._relocate(generation, verified)
+            case machine.Finish():
+                self._finish()
+
+    def _read_chunk(self, chunk: int, upstream: str, generation: int) -> None:
+        if self._first_chunk_at is None:
+            self._first_chunk_at = time.monotonic()
+        try:
+            ticket = self._transport.start(self._links[upstream].chunks, chunk)
+        except TransportError as e:
+            detail = str(e)
+            self._plane.post(lambda: self.handle(machine.ReadFailed(chunk, generation, detail)))
+            return
+        self._tickets[ticket] = (chunk, generation)
+
+    def _collect_chunks(self) -> None:
+        for ticket, (chunk, generation) in list(self._tickets.items()):
+            if ticket not in self._tickets:
+                continue  # given up on while this loop ran
+            state = self._transport.poll(ticket)
+            if state.status is ReadStatus.PENDING:
+                continue
+            del self._tickets[ticket]
+            self._transport.release(ticket)
+            if state.status is ReadStatus.DONE:
+                self.handle(machine.Arrived(chunk, generation))
+            else:
+                self.handle(machine.ReadFailed(chunk, generation, state.reason))
+
+    def _verify(self, chunk: int, generation: int) -> None:
+        """Compute the digest on another thread; a chunk counts only once it is right."""
+        arena, expected = self.arena, self.manifest.digests[chunk]
+        offset, nbytes = chunk_span(chunk, self.manifest.nbytes, self.manifest.chunk_nbytes)
+
+        def check() -> None:
+            right = arena.digest(offset, nbytes) == expected
+            event = machine.Verified(chunk, generation) if right else machine.Corrupt(chunk, generation)
+            self._plane.post(lambda: self.handle(event))
+
+        self._plane.verifiers.submit(check)
+
+    def _start_page_read(self, upstream: str) -> None:
+        link = self._links.get(upstream)
+        if link is None or link.page_ticket is not None:
+            return
+        try:
+            link.page_ticket = self._transport.start(link.page, 0)
+        except TransportError as e:
+            self.link_failed(upstream, "unreachable", str(e))
+
+    def _collect_pages(self) -> None:
+        for upstream, link in list(self._links.items()):
+            ticket = link.page_ticket
+            if ticket is None:
+                continue
+            state = self._transport.poll(ticket)
+            if state.status is ReadStatus.PENDING:
+                continue
+            link.page_ticket = None
+            self._transport.release(ticket)
+            if state.status is ReadStatus.FAILED:
+                self.link_failed(upstream, "dead", state.reason)
+                continue
+            identity = PageIdentity(self._version, self._digest, page_token(link.lease.arena_id))
+            page = parse_page(link.page_copy.view(), identity)
+            if isinstance(page, str):
+                self.link_failed(upstream, "stale", page)
+            else:
+                self.handle(machine.PageSeen(upstream, page))
+
+    def _relocate(self, generation: int, verified: tuple[int, ...]) -> None:
+        self._give_up_tickets()
+        self.arena = self._move_arena(self.arena, verified)
+        for link in self._links.values():
+            self._transport.release_plan(link.chunks)
+            link.chunks = self._chunk_plan(link.peer, link.lease)
+        self._plane.post(lambda: self.handle(machine.Relocated(generation)))
+
+    def _give_up_tickets(self) -> None:
+        for ticket in self._tickets:
+            self._transport.abandon(ticket)
+        self._tickets.clear()
+
+    def _finish(self) -> None:
+        self._plane.remove(self)
+        now = time.monotonic()
+        chunk_nbytes = self.manifest.chunk_nbytes
+        self.arena.write_page(PageState.SERVING)
+        self._wishes.finished(
+            ReceiveStats(
+                nbytes=self.manifest.nbytes,
+                seconds=now - self._started,
+                read_again_nbytes=min(self.machine.read_again * chunk_nbytes, self.manifest.nbytes),
+                chunks_from_receivers=self.machine.from_receivers,
+                upstream_nbytes=tuple(
+                    (member, min(n * chunk_nbytes, self.manifest.nbytes))
+                    for member, n in self.machine.read_from.items()
+                ),
+            )
+        )
+
+    # Links
+
+    def _link(self, peer: str, lease: Lease) -> _Link:
+        nbytes = page_nbytes(self.manifest.chunks)
+        page_copy = Scratch(nbytes)
+        self._transport.register(page_copy.region)
+        page = self._transport.prepare(peer, [page_copy.region], [Region(lease.page_address, nbytes)])
+        return _Link(peer, lease, self._chunk_plan(peer, lease), page, page_copy)
+
+    def _chunk_plan(self, peer: str, lease: Lease) -> ReadPlan:
+        spans = [chunk_span(c, self.manifest.nbytes, self.manifest.chunk_nbytes) for c in range(self.manifest.chunks)]
+        kind = "VRAM" if lease.memory_kind == "VRAM" else "DRAM"
+        remote = [Region(lease.data_address + offset, n, lease.device_index, kind) for offset, n in spans]
+        local = [self.arena.data.part(offset, n) for offset, n in spans]
+        return self._transport.prepare(peer, local, remote)
+
+    def _disconnect(self, upstream: str) -> None:
+        link = self._links.pop(upstream, None)
+        if link is not None:
+            self._unlink(link)
+        self._wishes.disconnect(upstream)
+
+    def _unlink(self, link: _Link) -> None:
+        """Release what belongs to a link. A page read that has not ended keeps its copy for ever."""
+        if link.page_ticket is not None:
+            self._transport.abandon(link.page_ticket)
+        else:
+            self._transport.release_plan(link.page)
+            self._transport.deregister(link.page_copy.region)
+            link.page_copy.close()
+        self._transport.release_plan(link.chunks)
+        self._transport.disconnect(link.peer)
