@@ -1,0 +1,158 @@
+"""Arenas in host memory: an anonymous file (memfd), mapped shared by its owner."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from blake3 import blake3
+
+from ray_weights.errors import ArenaError
+from ray_weights.memory import memfd
+from ray_weights.memory.arena import DIGEST_NBYTES, Region, check_range
+from ray_weights.memory.handles import HostArenaHandle
+from ray_weights.memory.limits import check_fits
+from ray_weights.memory.memfd import FileLayout, Orphan, find_orphans
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["DIGEST_ALGORITHM", "HostArena", "Orphan", "digest_bytes", "find_orphans"]
+
+DIGEST_ALGORITHM: Final = "blake3-128"
+"""BLAKE3, the first 16 bytes."""
+
+_MADV_POPULATE_WRITE = 23
+"""Linux 5.14."""
+
+
+def digest_bytes(data: memoryview | bytes) -> bytes:
+    """The digest of host memory. Releases the GIL, so threads digest side by side."""
+    return blake3(data).digest(length=DIGEST_NBYTES)
+
+
+class HostArena:
+    """See Arena. Made by create() or adopt()."""
+
+    digest_algorithm: Final = DIGEST_ALGORITHM
+
+    def __init__(self, arena_id: str, fd: int, layout: FileLayout) -> None:
+        """Takes over `fd`, which this process must own (see memfd). Use create() or adopt()."""
+        self.arena_id: Final = arena_id
+        self._fd = fd
+        self._closed = False
+        self.writable: Final = not memfd.is_sealed(fd)
+        """False for a sealed arena that was adopted: it can be served and digested, not written."""
+        protection = mmap.PROT_READ | mmap.PROT_WRITE if self.writable else mmap.PROT_READ
+        mapping = mmap.mmap(fd, layout.file_nbytes, mmap.MAP_SHARED, protection)
+        self._mapping: mmap.mmap | None = mapping
+        tail = memoryview(mapping)[layout.tail_offset : layout.tail_offset + layout.tail_nbytes]
+        if not self.writable:
+            # The page must go on saying what is ready, so the tail gets memory of its own.
+            copy = mmap.mmap(-1, max(layout.tail_nbytes, 1))
+            copy[: layout.tail_nbytes] = tail
+            tail = memoryview(copy)[: layout.tail_nbytes]
+        self._tail = tail
+        self._view = memoryview(mapping)[: layout.nbytes]
+        self.data: Final = Region(_address(mapping), layout.nbytes)
+        self.tail_region: Final = Region(_address(tail) if tail.nbytes else self.data.address, tail.nbytes)
+
+    @classmethod
+    def create(cls, arena_id: str, nbytes: int, tail_nbytes: int, prefault: bool = False) -> HostArena:
+        """New memory, zeroed. ArenaTooLarge when it would not fit; nothing is touched then.
+
+        prefault takes all pages now, in the kernel, instead of one by one at the first write.
+        """
+        layout = FileLayout(nbytes, tail_nbytes)
+        check_fits(layout.file_nbytes)
+        arena = cls._owning(arena_id, memfd.create(arena_id, layout), layout)
+        if prefault:
+            arena.prefault()
+        return arena
+
+    @classmethod
+    def adopt(cls, pid: int, fd: int) -> HostArena:
+        """Take over an arena whose owner has died from process `pid`, which still holds it as `fd`.
+
+        Raises ArenaGone when it cannot be reached, ArenaError when it has a living owner or is no arena.
+        """
+        opened, arena_id = memfd.open_shared(pid, fd, writable=True)
+        try:
+            memfd.take_ownership(opened, arena_id)
+            layout = memfd.read_layout(opened, arena_id)
+        except BaseException:
+            os.close(opened)
+            raise
+        return cls._owning(arena_id, opened, layout)
+
+    @classmethod
+    def _owning(cls, arena_id: str, fd: int, layout: FileLayout) -> HostArena:
+        try:
+            return cls(arena_id, fd, layout)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    @property
+    def tail(self) -> memoryview:
+        return self._tail
+
+    def prefault(self) -> None:
+        """Take every page now. ArenaError when the memory is not there after all. Releases the GIL."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        if not self.writable or self.data.nbytes == 0:
+            return
+        result = libc.madvise(
+            ctypes.c_void_p(self.data.address), ctypes.c_size_t(self.data.nbytes), _MADV_POPULATE_WRITE
+        )
+        if result != 0:
+            number = ctypes.get_errno()
+            raise ArenaError(f"taking {self.data.nbytes:,} bytes of memory failed: {os.strerror(number)}")
+
+    def digest(self, offset: int, nbytes: int) -> bytes:
+        return digest_bytes(self.view(offset, nbytes))
+
+    def view(self, offset: int, nbytes: int) -> memoryview:
+        check_range(offset, nbytes, self.data.nbytes)
+        return self._view[offset : offset + nbytes]
+
+    def tensor(self) -> torch.Tensor:
+        """ArenaError for a sealed arena that was adopted: map its handle instead."""
+        import torch
+
+        if not self.writable:
+            raise ArenaError(f"arena {self.arena_id!r} is sealed: map it privately through its handle")
+        return (
+            torch.frombuffer(self._view, dtype=torch.uint8) if self.data.nbytes else torch.empty(0, dtype=torch.uint8)
+        )
+
+    def handle(self) -> HostArenaHandle:
+        return HostArenaHandle(
+            arena_id=self.arena_id,
+            pid=os.getpid(),
+            fd=self._fd,
+            nbytes=self.data.nbytes,
+            tail_nbytes=self.tail_region.nbytes,
+        )
+
+    def seal(self) -> None:
+        memfd.seal(self._fd)
+
+    def close(self) -> None:
+        """Let go of the memory. Views and tensors still around keep it mapped, and readable, until they are
+        gone.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        self._tail = self._view = memoryview(b"")
+        self._mapping = None
+        memfd.give_up_ownership(self._fd)
+        os.close(self._fd)
+
+
+def _address(buffer: mmap.mmap | memoryview) -> int:
+    return int(np.frombuffer(buffer, dtype=np.uint8).ctypes.data)
