@@ -3,6 +3,7 @@ event."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ray_weights.core.outbox import Outbox
@@ -83,6 +84,49 @@ def place_waiting(record: VersionRecord, world: World, options: PlacingOptions, 
         names = ", ".join(out.node(u) for u in dict.fromkeys(placement.upstreams))
         out.tell(record, placement.member, f"assigned to {names}: {placement.reason}")
         out.receive(record, placement.member, world.median_rate)
+
+
+def resume(
+    record: VersionRecord,
+    transfers: Sequence[tuple[Replica, tuple[str, ...]]],
+    world: World,
+    options: PlacingOptions,
+    out: Outbox,
+) -> None:
+    """Register transfers that go on. A reader hears of it only where it must read from somebody else now."""
+    swarm, later = record.swarm, list[tuple[Replica, tuple[str, ...]]]()
+    for replica, _ in transfers:
+        swarm.attach(replica.member, (), out.now)
+    for replica, upstreams in transfers:
+        known = upstreams and all(u in swarm for u in upstreams)
+        if known and not any(swarm.reaches_in_stripe(replica.member, u, s) for s, u in enumerate(upstreams)):
+            swarm.attach(replica.member, upstreams, out.now, _interior(replica.member, transfers, upstreams))
+        else:
+            later.append((replica, upstreams))
+    for replica, upstreams in later:
+        member = replica.member
+        if replica.state != "receiving":
+            continue
+        fed = [u for u in upstreams if u in swarm and (swarm.vertex(u).complete or swarm.vertex(u).upstreams)]
+        kept = next((u for u in fed if not swarm.vertex(u).barred and not swarm.reaches(member, u)), None)
+        found, reason = (kept, "as before") if kept else choose_upstream(swarm, member, world, options.planner)
+        if found is None:
+            _strand(record, replica, f"none of its upstreams joined; {reason}", world, options, out)
+            continue
+        swarm.attach(member, (found,), out.now)
+        replica.reason = f"moved to {out.node(found)} under a new epoch: {reason}"
+        out.tell(record, member, replica.reason)
+        out.receive(record, member, world.median_rate)
+
+
+def _interior(
+    member: str, transfers: Sequence[tuple[Replica, tuple[str, ...]]], upstreams: tuple[str, ...]
+) -> int | None:
+    """The one stripe in which others read from a member of two trees."""
+    if len(upstreams) < 2:
+        return None
+    stripes = {s for _, ups in transfers if len(ups) > 1 for s, u in enumerate(ups) if u == member}
+    return min(stripes, default=0) if len(stripes) < 2 else None
 
 
 def reparent(

@@ -85,11 +85,12 @@ def plan_burst(
     """
     sources = [m for m in swarm.complete_members() if not swarm.vertex(m).barred]
     stripes, why = stripes_for(len(receivers), len(sources), options)
-    by_node = sorted(receivers, key=lambda m: (world.place(m).labels, world.place(m).node))
+    # A slow member ahead of others would slow all of them: slow ones go last, where the leaves are.
+    ordered = sorted(receivers, key=lambda m: (is_slow(m, world, options), world.place(m).labels, world.place(m).node))
     if stripes == 2:
-        return _plan_trees(swarm, by_node, world, options, now, why)
+        return _plan_trees(swarm, ordered, world, options, now, why)
     placements = []
-    for member in by_node:
+    for member in ordered:
         parent, reason = choose_upstream(swarm, member, world, options)
         if parent is None:
             continue
@@ -107,30 +108,25 @@ def _plan_trees(
     The interior of each tree is placed first, then the leaves, since a leaf of one tree may be the parent of
     its own parent in the other.
     """
+    fast = [m for m in receivers if not is_slow(m, world, options)]
+    inner = {m: i % 2 for i, m in enumerate(fast)}
     chosen: dict[str, list[str]] = {m: ["", ""] for m in receivers}
-    # A slow member in the interior would slow half of everybody: slow ones go last, where the leaves are.
-    ordered = sorted(receivers, key=lambda m: is_slow(m, world, options))
     trees = [_Tree(swarm, stripe, world, options) for stripe in (0, 1)]
-    for stripe, tree in enumerate(trees):
-        for member in ordered[stripe::2]:
-            chosen[member][stripe] = tree.place(member, interior=True)
-    for stripe, tree in enumerate(trees):
-        for member in ordered[1 - stripe :: 2]:
-            chosen[member][stripe] = tree.place(member, interior=False)
+    for interior in (True, False):
+        for member in receivers:
+            for stripe, tree in enumerate(trees):
+                if (inner.get(member) == stripe) is interior:
+                    chosen[member][stripe] = tree.place(member, interior=interior)
     placements = []
     # Everybody becomes a vertex before anybody gets upstreams: a parent may come later in the order.
     for member in receivers:
         swarm.attach(member, (), now)
-    for index, member in enumerate(ordered):
-        upstreams, interior = tuple(dict.fromkeys(chosen[member])), index % 2
-        if len(upstreams) == 1:
-            # Both stripes from one parent are a chain; all that it reads comes in order, for any stripe below
-            # it.
-            swarm.attach(member, upstreams, now)
-            placements.append(Placement(member, upstreams, why))
-            continue
-        swarm.attach(member, upstreams, now, interior=interior)
-        placements.append(Placement(member, upstreams, why, interior=interior))
+    for member in receivers:
+        # Both stripes from one parent are a chain: all that it reads comes in order, for any stripe below it.
+        upstreams = tuple(dict.fromkeys(chosen[member]))
+        role = inner.get(member) if len(upstreams) == 2 else None
+        swarm.attach(member, upstreams, now, interior=role)
+        placements.append(Placement(member, upstreams, why, interior=role))
     return placements
 
 

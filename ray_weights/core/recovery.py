@@ -3,20 +3,9 @@ not joined."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 from ray_weights.schemas.keys import ShardKey
 from ray_weights.schemas.members import Receiving
 from ray_weights.schemas.messages import Open
-
-
-@dataclass(frozen=True, slots=True)
-class Unplaced:
-    """A transfer that went on under an earlier epoch."""
-
-    member: str
-    receiving: Receiving
 
 
 class Recovery:
@@ -26,7 +15,7 @@ class Recovery:
         self.until = until
         self.queued: list[Open] = []
         self._expected = set(expected)
-        self._unplaced: dict[tuple[str, ShardKey, int], Unplaced] = {}
+        self._unplaced: dict[tuple[str, ShardKey, int], Receiving] = {}
 
     def under_way(self, now: float) -> bool:
         return bool(self._expected) and now < self.until
@@ -44,15 +33,18 @@ class Recovery:
         self.queued.append(request)
 
     def add(self, member: str, receiving: Receiving) -> None:
-        self._unplaced[(member, receiving.shard, receiving.version)] = Unplaced(member, receiving)
+        self._unplaced[(member, receiving.shard, receiving.version)] = receiving
 
     def take(self, member: str, shard: ShardKey, version: int) -> Receiving | None:
-        found = self._unplaced.pop((member, shard, version), None)
-        return found.receiving if found else None
+        return self._unplaced.pop((member, shard, version), None)
 
-    def unplaced(self) -> Iterator[Unplaced]:
-        """In order of joining; may be taken while iterating."""
-        yield from list(self._unplaced.values())
+    def versions(self) -> list[tuple[ShardKey, int]]:
+        """What there are transfers of, in order of joining."""
+        return list(dict.fromkeys((shard, version) for _, shard, version in self._unplaced))
+
+    def of(self, shard: ShardKey, version: int) -> list[tuple[str, Receiving]]:
+        """Members and their transfers of one version, in order of joining."""
+        return [(m, r) for (m, s, v), r in self._unplaced.items() if (s, v) == (shard, version)]
 
     def forget(self, member: str, shard: ShardKey | None = None, version: int | None = None) -> None:
         """Drop what is kept for a member, all of it or of one shard, one version."""

@@ -20,6 +20,7 @@ from ray_weights.core.rates import Rates
 from ray_weights.core.record import Replica, VersionRecord
 from ray_weights.core.recovery import Recovery
 from ray_weights.core.story import Story
+from ray_weights.core.swarm import Swarm
 from ray_weights.errors import Fenced, LimitReached
 from ray_weights.schemas.keys import ShardKey
 from ray_weights.schemas.members import Holding, MemberInfo, Receiving
@@ -175,39 +176,31 @@ class Registry:
         self._rates.received(member, holding.rate)
         self._settle(record, how, out)
 
-    def _place_unplaced(self, out: Outbox) -> None:
-        """Take up transfers that went on under an earlier epoch, parents first."""
-        progress = True
-        while progress:
-            progress = False
-            for unplaced in self._recovery.unplaced():
-                receiving = unplaced.receiving
-                record = self._record(receiving.shard, receiving.version)
-                if receiving.upstreams and all(u in record.swarm for u in receiving.upstreams):
-                    self._recovery.take(unplaced.member, receiving.shard, receiving.version)
-                    self._resume(record, unplaced.member, receiving, receiving.upstreams, out)
-                    progress = True
+    def _place_unplaced(self, out: Outbox, *, everybody: bool = False) -> None:
+        """Take up transfers that went on under an earlier epoch, as soon as all that they read from is known.
 
-    def _resume(
-        self,
-        record: VersionRecord,
-        member: str,
-        receiving: Receiving,
-        upstreams: tuple[str, ...],
-        out: Outbox,
-    ) -> None:
-        """Register a transfer that goes on; its reader is told where to read only if that is somewhere else
-        now."""
-        if self._refuses_seal(record, member, receiving, out):
-            return
-        record.seal = receiving.seal
-        known = record.replicas.get(member)
-        request = self._request_of(member, receiving)
-        record.replicas[member] = Replica(member, "receiving", known.open if known else request, "went on receiving")
-        record.swarm.attach(member, upstreams, out.now)
-        out.tell(record, member, "went on receiving under a new epoch")
-        if upstreams != receiving.upstreams or known is not None:
-            out.receive(record, member, self._rates.median)
+        They are taken up in groups, since two interleaved trees read from each other.
+        """
+        for shard, version in self._recovery.versions():
+            record = self._record(shard, version)
+            for member, receiving in self._recovery.of(shard, version):
+                if self._refuses_seal(record, member, receiving, out):
+                    self._recovery.take(member, shard, version)
+            group = self._recovery.of(shard, version)
+            if not everybody:
+                group = _closed(group, record.swarm)
+            transfers: list[tuple[Replica, tuple[str, ...]]] = []
+            for member, receiving in group:
+                self._recovery.take(member, shard, version)
+                record.seal = receiving.seal
+                known = record.replicas.get(member)
+                request = known.open if known and known.open else self._request_of(member, receiving)
+                replica = Replica(member, "receiving", request, "went on receiving under a new epoch")
+                record.replicas[member] = replica
+                transfers.append((replica, receiving.upstreams))
+                out.tell(record, member, replica.reason)
+            placing.resume(record, transfers, self._world(), self._options.placing, out)
+            self._settle(record, "every source of it is gone", out)
 
     def _refuses_seal(self, record: VersionRecord, member: str, receiving: Receiving, out: Outbox) -> bool:
         if record.seal is None or record.seal.manifest_digest == receiving.seal.manifest_digest:
@@ -230,21 +223,7 @@ class Registry:
     def _end_recovery_if_due(self, out: Outbox) -> None:
         if self._recovery.under_way(out.now):
             return
-        for unplaced in self._recovery.unplaced():
-            # Its parent never came back: give it another, as if the parent had just died.
-            member, receiving = unplaced.member, unplaced.receiving
-            if self._recovery.take(member, receiving.shard, receiving.version) is None:
-                continue
-            record = self._record(receiving.shard, receiving.version)
-            present = [u for u in receiving.upstreams if u in record.swarm]
-            source = next((m for m in record.swarm.complete_members() if not record.swarm.vertex(m).barred), None)
-            upstream = present[0] if present else source
-            if upstream is not None:
-                self._resume(record, member, receiving, (upstream,), out)
-            elif not self._refuses_seal(record, member, receiving, out):
-                record.seal = receiving.seal
-                self._open_in(record, self._request_of(member, receiving), out)
-            self._place_unplaced(out)
+        self._place_unplaced(out, everybody=True)
         queued, self._recovery.queued = self._recovery.queued, []
         for request in queued:
             self._open(request, out)
@@ -517,6 +496,16 @@ class Registry:
     def _place(self, member: str) -> Place:
         info = self._members.get(member)
         return Place(info.node_id, info.labels) if info else Place("gone")
+
+
+def _closed(group: list[tuple[str, Receiving]], swarm: Swarm) -> list[tuple[str, Receiving]]:
+    """The largest part of a group that reads from the swarm and from itself only."""
+    while True:
+        known = {member for member, _ in group}
+        closed = [(m, r) for m, r in group if r.upstreams and all(u in swarm or u in known for u in r.upstreams)]
+        if len(closed) == len(group):
+            return closed
+        group = closed
 
 
 def _conflict(record: VersionRecord) -> str:
