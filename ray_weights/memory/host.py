@@ -125,9 +125,9 @@ class HostArena:
 
         if not self.writable:
             raise ArenaError(f"arena {self.arena_id!r} is sealed: map it privately through its handle")
-        return (
-            torch.frombuffer(self._view, dtype=torch.uint8) if self.data.nbytes else torch.empty(0, dtype=torch.uint8)
-        )
+        if self.data.nbytes == 0:  # torch takes no empty buffer
+            return torch.empty(0, dtype=torch.uint8)
+        return torch.frombuffer(self._view, dtype=torch.uint8)
 
     def handle(self) -> HostArenaHandle:
         return HostArenaHandle(

@@ -52,7 +52,8 @@ def create(arena_id: str, layout: FileLayout) -> int:
     """A new file of fixed size, owned by this process. Touches only the page of the trailer."""
     name = _NAME_PREFIX + arena_id
     if not arena_id or "\0" in arena_id or len(name.encode()) > _NAME_MAX:
-        raise ValueError(f"an arena id has 1 to {_NAME_MAX - len(_NAME_PREFIX)} bytes and no NUL, not {arena_id!r}")
+        limit = _NAME_MAX - len(_NAME_PREFIX)
+        raise ValueError(f"an arena id has 1 to {limit} bytes and no NUL, not {arena_id!r}")
     fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(fd, layout.file_nbytes)
@@ -89,8 +90,8 @@ def open_shared(pid: int, fd: int, *, writable: bool) -> tuple[int, str]:
         opened = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
     except PermissionError as error:
         raise ArenaGone(
-            f"not permitted to map memory of process {pid}: run the engine and the transfer actor as the same "
-            "user and, in containers, in the same one"
+            f"not permitted to map memory of process {pid}: run the engine and the transfer actor as the "
+            "same user and, in containers, in the same one"
         ) from error
     except (FileNotFoundError, ProcessLookupError) as error:
         raise ArenaGone(

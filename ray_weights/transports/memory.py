@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -15,9 +16,9 @@ from typing import Final
 from ray_weights.memory.arena import Region
 from ray_weights.transports.card import Card
 from ray_weights.transports.regions import check_pairs, first_uncovered
+from ray_weights.transports.tickets import Plan, Ticket
 from ray_weights.transports.transport import (
     DONE,
-    PENDING,
     PeerUnknown,
     ReadPlan,
     ReadState,
@@ -27,25 +28,16 @@ from ray_weights.transports.transport import (
 )
 
 
-@dataclass(eq=False, slots=True)
-class _Plan:
-    peer: str
+@dataclass(eq=False, slots=True, kw_only=True)
+class _Plan(Plan):
     local: tuple[Region, ...]
     remote: tuple[Region, ...]
-    open_tickets: int = 0
-    released: bool = False
-
-    def __len__(self) -> int:
-        return len(self.local)
 
 
-@dataclass(eq=False, slots=True)
-class _Ticket:
-    reader: str
+@dataclass(eq=False, slots=True, kw_only=True)
+class _Ticket(Ticket):
     plan: _Plan
-    index: int
-    state: ReadState = PENDING
-    closed: bool = False
+    reader: str
 
 
 @dataclass(slots=True)
@@ -160,6 +152,7 @@ class InMemoryTransport:
         self._fabric = fabric
         self._own = fabric._peers[name]
         self._cards: dict[str, Card] = {}
+        self._plans: Counter[str] = Counter()
         self._closed = False
 
     def card(self) -> bytes:
@@ -186,7 +179,8 @@ class InMemoryTransport:
 
     def disconnect(self, peer: str) -> None:
         self._check_open()
-        self._cards.pop(peer, None)
+        if not self._plans[peer]:
+            self._cards.pop(peer, None)
 
     def prepare(self, peer: str, local: Sequence[Region], remote: Sequence[Region]) -> ReadPlan:
         self._check_open()
@@ -197,40 +191,38 @@ class InMemoryTransport:
             raise ValueError(f"local region {index} is not registered")
         if (index := first_uncovered(remote, self._cards[peer].regions.values())) is not None:
             raise PeerUnknown(f"peer {peer!r} has not registered remote region {index}")
-        return _Plan(peer, tuple(local), tuple(remote))
+        self._plans[peer] += 1
+        return _Plan(peer=peer, size=len(local), local=tuple(local), remote=tuple(remote))
 
     def start(self, plan: ReadPlan, index: int) -> ReadTicket:
         self._check_open()
         assert isinstance(plan, _Plan)
-        if plan.released:
-            raise TransportClosed("the plan has been released")
-        if not 0 <= index < len(plan):
-            raise ValueError(f"the plan has no entry {index}, only {len(plan)}")
-        ticket = _Ticket(self.name, plan, index)
-        plan.open_tickets += 1
+        plan.open_ticket(index)
+        ticket = _Ticket(plan=plan, index=index, reader=self.name)
         self._fabric._submit(ticket)
         return ticket
 
     def poll(self, ticket: ReadTicket) -> ReadState:
-        return _open_ticket(ticket).state
+        assert isinstance(ticket, _Ticket)
+        ticket.check_open()
+        return ticket.state
 
     def release(self, ticket: ReadTicket) -> None:
-        mine = _open_ticket(ticket)
-        if mine.state is PENDING:
-            raise TransportClosed("the read is pending: abandon() it to give up on it")
-        mine.closed = True
-        mine.plan.open_tickets -= 1
+        assert isinstance(ticket, _Ticket)
+        ticket.check_ended()
+        ticket.closed = True
+        ticket.plan.close_ticket(abandoned=False)
 
     def abandon(self, ticket: ReadTicket) -> None:
-        mine = _open_ticket(ticket)
-        mine.closed = True
-        mine.plan.open_tickets -= 1
+        assert isinstance(ticket, _Ticket)
+        ticket.check_open()
+        ticket.closed = True
+        ticket.plan.close_ticket(abandoned=True)
 
     def release_plan(self, plan: ReadPlan) -> None:
         assert isinstance(plan, _Plan)
-        if plan.open_tickets:
-            raise TransportClosed(f"{plan.open_tickets} reads of the plan are neither released nor abandoned")
-        plan.released = True
+        if plan.release():
+            self._plans[plan.peer] -= 1
 
     def close(self) -> None:
         if not self._closed:
@@ -240,10 +232,3 @@ class InMemoryTransport:
     def _check_open(self) -> None:
         if self._closed:
             raise TransportClosed(f"transport {self.name!r} is closed")
-
-
-def _open_ticket(ticket: ReadTicket) -> _Ticket:
-    assert isinstance(ticket, _Ticket)
-    if ticket.closed:
-        raise TransportClosed("the ticket has been released or abandoned")
-    return ticket

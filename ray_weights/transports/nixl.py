@@ -27,6 +27,7 @@ from ray_weights.errors import TransportError
 from ray_weights.memory.arena import Region
 from ray_weights.transports.card import Card
 from ray_weights.transports.regions import check_pairs, first_uncovered
+from ray_weights.transports.tickets import Plan, Ticket
 from ray_weights.transports.transport import (
     DONE,
     PENDING,
@@ -57,37 +58,28 @@ class NixlSettings(BaseModel):
     """Threads inside the backend, 0 for its default."""
 
 
-@dataclass(eq=False, slots=True)
-class _Plan:
-    peer: str
-    size: int
-    local: int
-    remote: int
-    """NIXL's handles of the prepared lists."""
-    open_tickets: int = 0
-    abandoned: bool = False
-    released: bool = False
-
-    def __len__(self) -> int:
-        return self.size
-
-
-@dataclass(eq=False, slots=True)
-class _Ticket:
-    plan: _Plan
-    index: int
-    request: int | None
-    state: ReadState
-    closed: bool = False
-
-
 @dataclass(slots=True)
 class _Peer:
     readable: dict[int, Region]
     """Of the newest card, by serial number."""
     loaded: dict[int, Region]
     """All that NIXL has been told, also what the peer has deregistered since."""
-    open_tickets: int = 0
+    plans: int = 0
+    """Not released, or in use by an abandoned read."""
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class _Plan(Plan):
+    source: _Peer
+    local: int
+    remote: int
+    """NIXL's handles of the prepared lists."""
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class _Ticket(Ticket):
+    plan: _Plan
+    request: int | None = None
 
 
 class NixlTransport:
@@ -109,7 +101,7 @@ class NixlTransport:
             self._agent: Any = nixl.nixlAgent(name, config)
             plugins = self._agent.getAvailPlugins()
             if backend not in plugins:
-                raise TransportUnavailable(f"NIXL has no backend {backend!r}, only {', '.join(sorted(plugins))}")
+                raise TransportUnavailable(f"NIXL has no backend {backend!r}, only {sorted(plugins)}")
             self._backend = self._agent.createBackend(backend, parameters)
         except self._errors as error:
             raise TransportUnavailable(
@@ -159,7 +151,7 @@ class NixlTransport:
             peer = self._peers.get(name)
             if peer is not None and newest.reuses(peer.loaded):
                 # NIXL would go on reading by the old registration: forget all, plans have to be made anew.
-                if peer.open_tickets:
+                if peer.plans:
                     raise TransportError(f"peer {name!r} has reused memory that is being read: connect later")
                 self._invalidate(name)
                 peer = None
@@ -181,14 +173,9 @@ class NixlTransport:
             peer_lock = self._peer_locks[peer]
         with peer_lock:
             known = self._peers.get(peer)
-            if known is None:
-                return
-            if known.open_tickets:
-                # Abandoned reads still use the connection: it stays, nothing new can be prepared.
-                known.readable = {}
-                return
-            del self._peers[peer]
-            self._invalidate(peer)
+            if known is not None and not known.plans:
+                del self._peers[peer]
+                self._invalidate(peer)
 
     def prepare(self, peer: str, local: Sequence[Region], remote: Sequence[Region]) -> ReadPlan:
         check_pairs(local, remote)
@@ -201,73 +188,67 @@ class NixlTransport:
         if (index := first_uncovered(local, own)) is not None:
             raise ValueError(f"local region {index} is not registered")
         if (index := first_uncovered(remote, known.readable.values())) is not None:
-            raise PeerUnknown(f"peer {peer!r} has not registered remote region {index}, or its card is too old")
+            raise PeerUnknown(f"peer {peer!r} has not registered remote region {index}: is its card old?")
         ours = self._prepare_side(self._nixl.NIXL_INIT_AGENT, local)
         try:
             theirs = self._prepare_side(peer, remote)
         except TransportError:
             self._agent.releasedDlistH(ours)
             raise
-        return _Plan(peer, len(local), ours, theirs)
+        with self._lock:
+            known.plans += 1
+        return _Plan(peer=peer, size=len(local), source=known, local=ours, remote=theirs)
 
     def start(self, plan: ReadPlan, index: int) -> ReadTicket:
         assert isinstance(plan, _Plan)
-        if not 0 <= index < plan.size:
-            raise ValueError(f"the plan has no entry {index}, only {plan.size}")
         with self._lock:
             self._check_open()
-            if plan.released:
-                raise TransportClosed("the plan has been released")
-            self._count(plan, 1)
-        ticket = _Ticket(plan, index, None, PENDING)
-        indices = [index]
+            plan.open_ticket(index)
+        ticket = _Ticket(plan=plan, index=index)
+        entry = [index]
         try:
             ticket.request = self._agent.makeXferReq(
-                self._nixl.NIXL_READ, plan.local, indices, plan.remote, indices, "", [self._backend]
+                self._nixl.NIXL_READ, plan.local, entry, plan.remote, entry, "", [self._backend]
             )
             ticket.state = self._state(self._agent.postXferReq(ticket.request, ""))
         except self._errors as error:
-            ticket.state = ReadState(ReadStatus.FAILED, f"read from {plan.peer!r}: {error}")
+            ticket.state = _failed(ticket, error)
         return ticket
 
     def poll(self, ticket: ReadTicket) -> ReadState:
-        mine = _open_ticket(ticket)
-        if mine.state is PENDING:
+        assert isinstance(ticket, _Ticket)
+        ticket.check_open()
+        if ticket.state is PENDING:
             try:
-                mine.state = self._state(self._agent.getXferStatus(mine.request))
+                ticket.state = self._state(self._agent.getXferStatus(ticket.request))
             except self._errors as error:
-                mine.state = ReadState(ReadStatus.FAILED, f"read from {mine.plan.peer!r}: {error}")
-        return mine.state
+                ticket.state = _failed(ticket, error)
+        return ticket.state
 
     def release(self, ticket: ReadTicket) -> None:
-        mine = _open_ticket(ticket)
-        if mine.state is PENDING:
-            raise TransportClosed("the read is pending: abandon() it to give up on it")
-        mine.closed = True
-        if mine.request is not None:
+        assert isinstance(ticket, _Ticket)
+        ticket.check_ended()
+        ticket.closed = True
+        if ticket.request is not None:
             with contextlib.suppress(*self._errors):  # a failed read's: the agent drops the rest at close()
-                self._agent.releaseXferReq(mine.request)
+                self._agent.releaseXferReq(ticket.request)
         with self._lock:
-            self._count(mine.plan, -1)
+            ticket.plan.close_ticket(abandoned=False)
 
     def abandon(self, ticket: ReadTicket) -> None:
-        mine = _open_ticket(ticket)
-        mine.closed = True
+        assert isinstance(ticket, _Ticket)
+        ticket.check_open()
+        ticket.closed = True  # NIXL keeps the request: it is never released
         with self._lock:
-            mine.plan.open_tickets -= 1  # the peer's count stays: its connection is in use
-            mine.plan.abandoned = True
+            ticket.plan.close_ticket(abandoned=True)
 
     def release_plan(self, plan: ReadPlan) -> None:
         assert isinstance(plan, _Plan)
         with self._lock:
-            if plan.open_tickets:
-                raise TransportClosed(f"{plan.open_tickets} reads of the plan are neither released nor abandoned")
-            if plan.released or self._closed:
-                return
-            plan.released = True
-        if not plan.abandoned:
-            self._agent.releasedDlistH(plan.local)
-            self._agent.releasedDlistH(plan.remote)
+            if plan.release() and not self._closed:
+                plan.source.plans -= 1
+                self._agent.releasedDlistH(plan.local)
+                self._agent.releasedDlistH(plan.remote)
 
     def close(self) -> None:
         """See Transport. Reads still pending take a stopped source down over TCP (see above)."""
@@ -300,11 +281,6 @@ class NixlTransport:
             return PENDING
         return ReadState(ReadStatus.FAILED, str(status))
 
-    def _count(self, plan: _Plan, step: int) -> None:
-        plan.open_tickets += step
-        if plan.peer in self._peers:
-            self._peers[plan.peer].open_tickets += step
-
     def _invalidate(self, peer: str) -> None:
         with contextlib.suppress(*self._errors):  # NIXL may have forgotten it already
             self._agent.invalidateRemoteMD(peer)
@@ -315,7 +291,7 @@ class NixlTransport:
 
 
 def _import_bindings() -> Any:
-    os.environ.setdefault("UCX_RCACHE_MAX_UNRELEASED", "1024")  # UCX's cache of registrations grows without it
+    os.environ.setdefault("UCX_RCACHE_MAX_UNRELEASED", "1024")  # its cache of registrations grows without
     reasons = []
     for module in _MODULES:
         try:
@@ -327,11 +303,9 @@ def _import_bindings() -> Any:
 
 def _error_classes(nixl: Any) -> tuple[type[Exception], ...]:
     """NIXL's errors have no base of their own."""
-    return tuple(each for each in vars(nixl).values() if isinstance(each, type) and issubclass(each, Exception))
+    classes = (each for each in vars(nixl).values() if isinstance(each, type))
+    return tuple(each for each in classes if issubclass(each, Exception))
 
 
-def _open_ticket(ticket: ReadTicket) -> _Ticket:
-    assert isinstance(ticket, _Ticket)
-    if ticket.closed:
-        raise TransportClosed("the ticket has been released or abandoned")
-    return ticket
+def _failed(ticket: _Ticket, error: Exception) -> ReadState:
+    return ReadState(ReadStatus.FAILED, f"read from {ticket.plan.peer!r}: {error}")

@@ -108,7 +108,9 @@ class Transport(Protocol):
         ...
 
     def disconnect(self, peer: str) -> None:
-        """Forget a peer. Its plans must have been released. Idempotent."""
+        """Forget a peer, unless a plan of it has not been released or was abandoned: then nothing happens.
+        Idempotent.
+        """
         ...
 
     def prepare(self, peer: str, local: Sequence[Region], remote: Sequence[Region]) -> ReadPlan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import time
 import uuid
 from collections.abc import Callable
@@ -46,3 +47,8 @@ def filled_arena(nbytes: int, tail_nbytes: int = 4096) -> HostArena:
 
 def empty_arena(nbytes: int, tail_nbytes: int = 4096) -> HostArena:
     return HostArena.create(f"test:{uuid.uuid4().hex}", nbytes, tail_nbytes)
+
+
+def pattern(nbytes: int) -> bytes:
+    """Bytes that two processes make alike, in which every megabyte differs."""
+    return random.Random(7).randbytes(nbytes)

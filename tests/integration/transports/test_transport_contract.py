@@ -145,6 +145,20 @@ def test_a_peer_can_be_forgotten_and_met_again(make: MakeTransport) -> None:
     assert read(reader, plan, 0).status is ReadStatus.DONE
 
 
+def test_a_peer_stays_connected_while_a_plan_of_it_is_in_use(make: MakeTransport) -> None:
+    there, here = filled_arena(NBYTES), empty_arena(NBYTES)
+    source, reader = connected(make, (there.data, here.data))
+    one = reader.prepare(source.name, [here.data], [there.data])
+    other = reader.prepare(source.name, [here.data], [there.data])
+    reader.release_plan(one)
+    reader.disconnect(source.name)
+    assert read(reader, other, 0).status is ReadStatus.DONE
+    reader.release_plan(other)
+    reader.disconnect(source.name)
+    with pytest.raises(PeerUnknown):
+        reader.prepare(source.name, [here.data], [there.data])
+
+
 def test_two_peers_may_read_from_each_other(make: MakeTransport) -> None:
     one, other = filled_arena(NBYTES), filled_arena(NBYTES)
     left, right = connected(make, (one.data, other.data))

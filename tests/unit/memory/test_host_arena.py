@@ -1,0 +1,280 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import uuid
+
+import numpy as np
+import pytest
+import torch
+from blake3 import blake3
+from pydantic import TypeAdapter, ValidationError
+
+from ray_weights.errors import ArenaError, ArenaGone, ArenaTooLarge
+from ray_weights.memory.arena import Region
+from ray_weights.memory.handles import ArenaHandle, DeviceArenaHandle, HostArenaHandle
+from ray_weights.memory.host import HostArena, find_orphans
+from ray_weights.memory.mapping import map_arena, map_host
+
+NBYTES = 3 * 4096 + 17
+TAIL = 5000
+
+
+def new_id() -> str:
+    return f"test-{uuid.uuid4().hex}:tp0"
+
+
+def new_arena(nbytes: int = NBYTES, tail_nbytes: int = TAIL, prefault: bool = False) -> HostArena:
+    return HostArena.create(new_id(), nbytes, tail_nbytes, prefault)
+
+
+def at(region: Region) -> bytes:
+    """What lies at an address."""
+    import ctypes
+
+    return ctypes.string_at(region.address, region.nbytes)
+
+
+@pytest.mark.parametrize("prefault", [False, True])
+def test_a_new_arena_is_zeroed_and_begins_on_a_page(prefault: bool) -> None:
+    arena = new_arena(prefault=prefault)
+    assert (arena.data.nbytes, arena.data.kind, arena.data.address % 4096) == (NBYTES, "DRAM", 0)
+    assert (arena.tail_region.nbytes, arena.tail_region.address % 4096) == (TAIL, 0)
+    assert not any(arena.view(0, NBYTES))
+    assert not any(arena.tail)
+
+
+def test_regions_say_where_the_bytes_lie() -> None:
+    arena = new_arena()
+    arena.view(0, NBYTES)[:] = os.urandom(NBYTES)
+    arena.tail[:] = os.urandom(TAIL)
+    assert at(arena.data) == arena.view(0, NBYTES)
+    assert at(arena.tail_region) == arena.tail
+    assert at(arena.data.part(100, 50)) == arena.view(100, 50)
+
+
+def test_digests_are_those_of_the_slice_alone() -> None:
+    arena = new_arena()
+    arena.view(0, NBYTES)[:] = os.urandom(NBYTES)
+    assert arena.digest(100, 5000) == blake3(bytes(arena.view(100, 5000))).digest()[:16]
+    assert arena.digest_algorithm == "blake3-128"
+
+
+@pytest.mark.parametrize(("offset", "nbytes"), [(-1, 1), (0, NBYTES + 1), (NBYTES, 1), (0, -1)])
+def test_what_lies_outside_is_refused(offset: int, nbytes: int) -> None:
+    arena = new_arena()
+    for look in (arena.view, arena.digest, arena.data.part):
+        with pytest.raises(ValueError, match="inside"):
+            look(offset, nbytes)
+
+
+@pytest.mark.parametrize("tail_nbytes", [0, TAIL])
+def test_an_arena_may_hold_no_weights_at_all(tail_nbytes: int) -> None:
+    arena = new_arena(0, tail_nbytes)
+    assert (arena.data.nbytes, arena.view(0, 0), len(arena.digest(0, 0))) == (0, b"", 16)
+    assert (arena.tensor().shape, len(arena.tail)) == ((0,), tail_nbytes)
+    mapped = map_host(arena.handle(), writable=True)
+    assert mapped.tensor().shape == (0,)
+    arena.seal()
+    mapped.close()
+    arena.close()
+
+
+@pytest.mark.parametrize("arena_id", ["", "a\0b", "x" * 238])
+def test_ids_that_cannot_be_names_are_refused(arena_id: str) -> None:
+    with pytest.raises(ValueError, match="arena id"):
+        HostArena.create(arena_id, 1, 1)
+
+
+def test_the_longest_id_survives_the_way_through_the_kernel() -> None:
+    arena = HostArena.create("é" * 118 + "x", 1, 1)
+    assert map_host(arena.handle(), writable=False).arena_id == arena.arena_id
+
+
+def test_more_than_the_machine_has_is_refused() -> None:
+    with pytest.raises(ArenaTooLarge, match="available"):
+        new_arena(1 << 60)
+
+
+def test_what_an_origin_writes_is_in_the_arena() -> None:
+    arena = new_arena()
+    mapped = map_host(arena.handle(), writable=True)
+    mapped.tensor()[5:8] = torch.tensor([1, 2, 3], dtype=torch.uint8)
+    assert bytes(arena.view(4, 5)) == bytes([0, 1, 2, 3, 0])
+
+
+def test_an_engine_sees_the_arena_and_cannot_damage_it() -> None:
+    arena = new_arena()
+    arena.view(0, 3)[:] = b"abc"
+    tensor = map_host(arena.handle(), writable=False).tensor()
+    tensor[1] = 0
+    arena.view(2, 1)[:] = b"C"  # the page is the engine's own by now
+    arena.view(4096, 1)[:] = b"d"  # this one is not
+    assert (bytes(tensor[:3].tolist()), bytes(arena.view(0, 3))) == (b"a\0c", b"abC")
+    assert tensor[4096] == ord("d")
+
+
+def test_after_the_seal_nobody_can_map_for_writing_but_the_owner_goes_on() -> None:
+    arena = new_arena()
+    early = map_host(arena.handle(), writable=True).tensor()
+    arena.seal()
+    with pytest.raises(ArenaError, match="sealed"):
+        map_host(arena.handle(), writable=True)
+    late = map_host(arena.handle(), writable=False).tensor()
+    arena.view(0, 1)[:] = b"x"
+    arena.tail[0] = 1
+    early[1] = ord("y")
+    late[2] = ord("z")
+    assert bytes(arena.view(0, 3)) == b"xy\0"
+
+
+def test_tensors_outlive_the_arena_and_the_mapping() -> None:
+    arena = new_arena()
+    arena.view(0, 3)[:] = b"abc"
+    own, view = arena.tensor(), arena.view(0, 3)
+    mapped = map_host(arena.handle(), writable=False)
+    tensor = mapped.tensor()
+    for _ in range(2):
+        arena.close()
+        mapped.close()
+    assert bytes(tensor[:3].tolist()) == bytes(own[:3].tolist()) == bytes(view) == b"abc"
+    with pytest.raises(ArenaError, match="no longer"):
+        mapped.tensor()
+
+
+def test_close_gives_the_memory_back() -> None:
+    arena = new_arena(64 << 20, prefault=True)
+    before = resident_shared_kilobytes()
+    arena.close()
+    assert before - resident_shared_kilobytes() >= 64 << 10
+
+
+def resident_shared_kilobytes() -> int:
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("RssShmem"))
+
+
+def test_a_handle_of_an_arena_that_was_given_back_is_refused() -> None:
+    arena = new_arena()
+    handle = arena.handle()
+    arena.close()
+    with pytest.raises(ArenaGone):
+        map_host(handle, writable=False)
+
+
+def test_a_handle_whose_descriptor_was_used_again_is_refused() -> None:
+    arena, other = new_arena(), new_arena()
+    forged = arena.handle().model_copy(update={"fd": other.handle().fd})
+    with pytest.raises(ArenaGone, match="its place is taken"):
+        map_host(forged, writable=False)
+    with open("/dev/null") as null, pytest.raises(ArenaGone, match="no arena"):
+        map_host(arena.handle().model_copy(update={"fd": null.fileno()}), writable=False)
+
+
+def test_a_handle_with_another_size_is_refused() -> None:
+    arena = new_arena()
+    with pytest.raises(ArenaError, match="its handle says"):
+        map_host(arena.handle().model_copy(update={"nbytes": NBYTES + 1}), writable=False)
+
+
+def test_a_handle_of_a_process_that_has_ended_is_refused() -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    with pytest.raises(ArenaGone, match="has ended, or runs in another container"):
+        map_host(HostArenaHandle(arena_id="x", pid=ended.pid, fd=3, nbytes=1, tail_nbytes=0), writable=False)
+
+
+def test_an_arena_with_a_living_owner_is_no_orphan_and_cannot_be_adopted() -> None:
+    arena = new_arena()
+    mapped = map_host(arena.handle(), writable=False)
+    assert find_orphans(arena.arena_id) == []
+    with pytest.raises(ArenaError, match="living owner"):
+        HostArena.adopt(os.getpid(), mapped.fd)
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_a_restarted_owner_adopts_what_an_engine_still_maps(sealed: bool) -> None:
+    first = new_arena()
+    first.view(0, 3)[:] = b"abc"
+    first.tail[:8] = b"manifest"
+    mapped, again = map_host(first.handle(), writable=False), map_host(first.handle(), writable=False)
+    if sealed:
+        first.seal()
+    digest = first.digest(0, NBYTES)
+    first.close()
+    (orphan,) = find_orphans(first.arena_id[:20])
+    assert (orphan.arena_id, orphan.pid) == (first.arena_id, os.getpid())
+    second = HostArena.adopt(orphan.pid, orphan.fd)
+    assert (second.arena_id, second.data.nbytes, second.tail_region.nbytes) == (first.arena_id, NBYTES, TAIL)
+    assert (second.digest(0, NBYTES), bytes(second.tail[:8]), at(second.tail_region)[:8]) == (
+        digest,
+        *[b"manifest"] * 2,
+    )
+    assert second.writable is not sealed
+    second.tail[0] = ord("M")
+    assert find_orphans(first.arena_id) == []
+    mapped.close()
+    again.close()
+    assert bytes(map_host(second.handle(), writable=False).tensor()[:3].tolist()) == b"abc"
+
+
+def test_an_adopted_sealed_arena_can_be_read_as_a_tensor_but_not_written_through_it() -> None:
+    first = new_arena()
+    mapped = map_host(first.handle(), writable=False)
+    first.seal()
+    first.close()
+    second = HostArena.adopt(os.getpid(), mapped.fd)
+    with pytest.raises(TypeError):
+        second.view(0, 1)[:] = b"x"
+    with pytest.raises(ArenaError, match="sealed"):
+        second.tensor()
+    second.prefault()
+
+
+def test_memory_of_something_else_is_not_adopted() -> None:
+    fd = os.memfd_create("ray_weights:forged")
+    for size in (0, 10, 8192):
+        os.ftruncate(fd, size)
+        with pytest.raises(ArenaError, match="no arena of this version"):
+            HostArena.adopt(os.getpid(), fd)
+    os.close(fd)
+
+
+def test_an_arena_outlives_its_owner_as_long_as_an_engine_maps_it() -> None:
+    program = (
+        "import sys; from ray_weights.memory.host import HostArena;"
+        "arena = HostArena.create(sys.argv[1], 4096, 10);"
+        "arena.view(0, 2)[:] = b'hi'; print(arena.handle().model_dump_json(), flush=True); sys.stdin.read()"
+    )
+    owner = subprocess.Popen(
+        [sys.executable, "-c", program, new_id()], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert owner.stdout is not None and owner.stdin is not None
+    handle = HostArenaHandle.model_validate_json(owner.stdout.readline())
+    mapped = map_arena(handle, writable=False)
+    assert find_orphans(handle.arena_id) == []
+    owner.kill()
+    owner.wait()
+    owner.stdin.close()
+    owner.stdout.close()
+    assert bytes(mapped.tensor()[:2].tolist()) == b"hi"
+    (orphan,) = find_orphans(handle.arena_id)
+    assert bytes(HostArena.adopt(orphan.pid, orphan.fd).view(0, 2)) == b"hi"
+    mapped.close()
+
+
+def test_handles_cross_processes_as_json() -> None:
+    adapter: TypeAdapter[ArenaHandle] = TypeAdapter(ArenaHandle)
+    host = HostArenaHandle(arena_id="a", pid=1, fd=0, nbytes=0, tail_nbytes=0)
+    device = DeviceArenaHandle(arena_id="a", device_uuid="GPU-1", ipc_handle=bytes(range(192, 256)), nbytes=1)
+    for handle in (host, device):
+        assert adapter.validate_json(adapter.dump_json(handle)) == handle
+    with pytest.raises(ValidationError):
+        DeviceArenaHandle(arena_id="a", device_uuid="GPU-1", ipc_handle=b"short", nbytes=1)
+
+
+def test_numpy_sees_the_same_memory_as_torch() -> None:
+    arena = new_arena()
+    arena.tensor()[:] = 7
+    assert np.frombuffer(arena.view(0, NBYTES), dtype=np.uint8).sum() == 7 * NBYTES
