@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 
 from ray_weights.actors.shard_arena import Record, ShardArena, read_record, tail_nbytes
 from ray_weights.core.layout import Layout
@@ -29,6 +30,8 @@ class Arenas:
         self._limit = limit
         self._reserve = reserve_nbytes
         self._open: set[ShardArena] = set()
+        # The kernel zeroes new pages at a third of the rate at which they can be filled: start before the bytes come.
+        self._prefault = ThreadPoolExecutor(1, thread_name_prefix="prefault")
         self._never_again: list[ShardArena] = []
         """Arenas into which an abandoned read may still write: kept, registered, until this process ends."""
 
@@ -51,6 +54,7 @@ class Arenas:
         arena_id = f"{self._place}.{secrets.token_hex(8)}"
         arena = ShardArena(self._allocate(arena_id, layout.nbytes, tail), shard, version, layout.nbytes, chunk_nbytes)
         self._register(arena)
+        self._prefault.submit(_take_pages, arena.arena)
         return arena
 
     def move(self, old: ShardArena, verified: tuple[int, ...]) -> ShardArena:
@@ -124,3 +128,13 @@ class Arenas:
         from ray_weights.memory.device import DeviceArena
 
         return DeviceArena.create(arena_id, nbytes, tail, self._device.removeprefix("cuda:"))
+
+
+def _take_pages(arena: Arena) -> None:
+    """Take the pages of host memory ahead of the reads, in the order in which they come."""
+    if not isinstance(arena, HostArena):
+        return
+    try:
+        arena.prefault()
+    except ArenaError as e:
+        log.warning("%s", e)  # the reads take the pages themselves, one by one

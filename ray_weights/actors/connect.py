@@ -18,6 +18,7 @@ from ray_weights.actors.names import (
     transfer_name,
     transfer_options,
 )
+from ray_weights.actors.reach import check_reachable
 from ray_weights.actors.transfer import TransferActor
 from ray_weights.config import ServiceSettings, ray_address
 from ray_weights.errors import CoordinatorUnavailable
@@ -40,8 +41,13 @@ def connect(deadline: float) -> Connection:
     """Connect to the cluster, unless this process is connected already. `deadline` is of time.monotonic()."""
     if ray.is_initialized():
         return Connection(ours=False)
+    address = ray_address()
     try:
-        ray.init(address=ray_address(), namespace=NAMESPACE, log_to_driver=False, logging_level="WARNING")
+        check_reachable(address, deadline)
+    except CoordinatorUnavailable as e:
+        raise CoordinatorUnavailable(f"{e}; {_START_IT}") from e
+    try:
+        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="WARNING")
     except (ConnectionError, RuntimeError, ValueError) as e:
         raise CoordinatorUnavailable(f"no Ray cluster can be reached: {e}; {_START_IT}") from e
     if time.monotonic() > deadline:

@@ -31,6 +31,8 @@ class LocalShard:
     state: State = "asked"
     reason: str = ""
     arena: ShardArena | None = None
+    spare: ShardArena | None = None
+    """Made while waiting, so that its pages are there when the bytes come."""
     manifest: Manifest | None = None
     receive: Receive | None = None
     stats: ReceiveStats | None = None

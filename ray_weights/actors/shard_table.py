@@ -26,6 +26,7 @@ from ray_weights.actors.local_shard import LocalShard
 from ray_weights.actors.names import NAMESPACE
 from ray_weights.actors.plane import DataPlane
 from ray_weights.actors.receive import Receive, Wishes
+from ray_weights.actors.shard_arena import ShardArena
 from ray_weights.config import ServiceSettings
 from ray_weights.core import receiver as machine
 from ray_weights.core.layout import Layout, first_difference
@@ -292,6 +293,7 @@ class ShardTable:
                 self._spawn(self._become_origin(local, command))
             case m.Wait():
                 local.state, local.version, local.reason = "waiting", command.version, command.reason
+                self._spawn(self._prepare(local, command.version))
             case m.Receive():
                 self._spawn(self._receive(local, command))
             case m.Refuse():
@@ -363,7 +365,10 @@ class ShardTable:
         layout = local.layout
         assert layout is not None
         chunk_nbytes, _ = choose_chunk_nbytes(layout.nbytes, wanted=self._settings.chunk_nbytes)
-        arena = await self._on_plane(lambda: self._arenas.create(local.shard, version, layout, chunk_nbytes))
+        arena, local.spare = local.spare, None
+        if arena is None:
+            arena = await self._on_plane(lambda: self._arenas.create(local.shard, version, layout, chunk_nbytes))
+        arena.version = version
         local.arena, local.version, local.state, local.reason = arena, version, "filling", reason
         opened = Opened(
             outcome="load", version=version, handle=arena.handle().model_dump_json().encode(), reason=reason
@@ -393,9 +398,7 @@ class ShardTable:
                 self._compare(local, manifest)
             local.manifest = manifest
             local.known.set()
-            arena = await self._on_plane(
-                lambda: self._arenas.create(local.shard, command.version, manifest.layout, manifest.chunk_nbytes)
-            )
+            arena = await self._arena_for(local, command.version, manifest)
         except errors.RayWeightsError as e:
             await self._give_up(local, str(e), False, e)
             return
@@ -421,6 +424,33 @@ class ShardTable:
         )
         local.receive = receive
         self._plane.post(lambda: receive.start(local.upstreams))
+
+    async def _prepare(self, local: LocalShard, version: int) -> None:
+        """Make the arena while the origin still loads, so that its pages are there when the bytes come."""
+        if local.layout is None or local.spare is not None or not local.layout.nbytes:
+            return
+        layout = local.layout
+        chunk_nbytes, _ = choose_chunk_nbytes(layout.nbytes, wanted=self._settings.chunk_nbytes)
+        try:
+            spare = await self._on_plane(lambda: self._arenas.create(local.shard, version, layout, chunk_nbytes))
+        except errors.RayWeightsError as e:
+            log.info("no arena is made ahead of time: %s", e)  # asked for again, with its error, when it is needed
+            return
+        if local in self.shards and local.state == "waiting" and local.spare is None:
+            local.spare = spare
+        else:
+            await self._on_plane(lambda: self._arenas.free(spare))
+
+    async def _arena_for(self, local: LocalShard, version: int, manifest: Manifest) -> ShardArena:
+        spare, local.spare = local.spare, None
+        if spare is not None and (spare.nbytes, spare.chunk_nbytes) == (manifest.nbytes, manifest.chunk_nbytes):
+            spare.version = version
+            return spare
+        if spare is not None:
+            await self._on_plane(lambda: self._arenas.free(spare))
+        return await self._on_plane(
+            lambda: self._arenas.create(local.shard, version, manifest.layout, manifest.chunk_nbytes)
+        )
 
     async def _fetch_manifest(self, local: LocalShard, command: m.Receive) -> Manifest:
         upstream = command.upstreams[0]
@@ -609,11 +639,12 @@ class ShardTable:
         local.known.set()
         local.served.set()
         await self._stop_receiving(local)
-        arena, local.arena = local.arena, None
-        if arena is not None:
-            self._spawn(self._free_when_unread(arena))
+        for arena in (local.arena, local.spare):
+            if arena is not None:
+                self._spawn(self._free_when_unread(arena))
+        local.arena = local.spare = None
 
-    async def _free_when_unread(self, arena) -> None:  # type: ignore[no-untyped-def]
+    async def _free_when_unread(self, arena: ShardArena) -> None:
         """Free an arena once every reader has given its lease back or has died: never before."""
         arena.shut()
         while leases := self.leases.of_arena(arena.arena.arena_id):
@@ -645,7 +676,7 @@ class ShardTable:
 
     # Parts
 
-    def adopt(self, arena, version: int, manifest: Manifest) -> None:  # type: ignore[no-untyped-def]
+    def adopt(self, arena: ShardArena, version: int, manifest: Manifest) -> None:
         """Take up a shard that an earlier incarnation of this actor held."""
         local = LocalShard(arena.shard, version, manifest.layout, True)
         local.arena, local.manifest, local.state = arena, manifest, "ready"
