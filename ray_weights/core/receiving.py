@@ -98,7 +98,8 @@ class Connect:
 
 @dataclass(frozen=True, slots=True)
 class Disconnect:
-    """Give the lease back. No read of this receiver is in flight there any more, or the arena has moved."""
+    """Give the lease back. Where the arena has moved, only once the reads that were given up on have ended:
+    the source may free the memory as soon as it has the lease."""
 
     upstream: str
 

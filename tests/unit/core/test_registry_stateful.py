@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -29,10 +31,8 @@ class RegistryMachine(RuleBasedStateMachine):
         self.commands: dict[str, m.Command] = {}
 
     def send(self, event: m.Event) -> None:
-        try:
+        with suppress(Fenced, LimitReached):
             self.keep(self.registry.handle(event, self.now))
-        except (Fenced, LimitReached):
-            pass
 
     def keep(self, out: list) -> None:  # type: ignore[type-arg]
         known = {i.member for i in self.registry.members()}
@@ -179,11 +179,12 @@ class RegistryMachine(RuleBasedStateMachine):
                 if who == member and its_seal is not None and state == "ready":
                     holdings.append(Holding(shard=shard, version=version, seal=its_seal))
                 command = self.commands.get(member)
-                if who == member and state == "receiving" and isinstance(command, m.Receive):
-                    if (command.shard, command.version) == (shard, version):
-                        receiving.append(
-                            Receiving(shard=shard, version=version, seal=command.seal, upstreams=command.upstreams)
-                        )
+                if who != member or state != "receiving" or not isinstance(command, m.Receive):
+                    continue
+                if (command.shard, command.version) == (shard, version):
+                    receiving.append(
+                        Receiving(shard=shard, version=version, seal=command.seal, upstreams=command.upstreams)
+                    )
             self.send(
                 m.Join(
                     epoch=epoch,
