@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 
@@ -47,7 +48,7 @@ def connect(deadline: float) -> Connection:
     except CoordinatorUnavailable as e:
         raise CoordinatorUnavailable(f"{e}; {_START_IT}") from e
     try:
-        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="WARNING")
+        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.WARNING)
     except (ConnectionError, RuntimeError, ValueError) as e:
         raise CoordinatorUnavailable(f"no Ray cluster can be reached: {e}; {_START_IT}") from e
     if time.monotonic() > deadline:
@@ -100,7 +101,7 @@ def _answers(ref, deadline: float, who: str):  # type: ignore[no-untyped-def]
         return ray.get(ref, timeout=left)
     except GetTimeoutError as e:
         raise CoordinatorUnavailable(
-            f"{who} did not answer within {left:.0f} s; `ray-weights doctor` and the Ray dashboard's actor page tell more"
+            f"{who} did not answer within {left:.0f} s; `ray-weights doctor` and the dashboard's actor page tell more"
         ) from e
     except RayActorError as e:
         raise CoordinatorUnavailable(f"{who} cannot run: {e}") from e

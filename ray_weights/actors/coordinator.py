@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 
@@ -132,10 +133,8 @@ class Coordinator:
         task.add_done_callback(self._watches.discard)
 
     async def _until_dead(self, member: str, handle: ActorHandle) -> None:
-        try:
+        with contextlib.suppress(RayActorError):
             await handle.watch.remote()
-        except RayActorError:
-            pass
         if self._handles.pop(member, None) is not None:
             log.warning("transfer actor %s died", member)
             self._send(self._registry.member_died(member, self._now()))

@@ -23,17 +23,21 @@ _RETRY_SECONDS = 0.5
 class CoordinatorLink:
     """Lives on the actor's event loop."""
 
-    def __init__(self, describe: Callable[[], Join], joined: Callable[[], None]) -> None:
-        """`describe` says what this member is and holds now; its epoch is filled in by the coordinator.
-
-        `joined` is called after each joining.
-        """
-        self._describe = describe
-        self._when_joined = joined
+    def __init__(self) -> None:
+        self._describe: Callable[[], Join]
+        self._when_joined: Callable[[], None]
         self._handle: ActorHandle | None = None
         self._epoch: int | None = None
         self._joined = asyncio.Event()
         self._rejoin = asyncio.Event()
+
+    def start(self, describe: Callable[[], Join], joined: Callable[[], None]) -> None:
+        """Join, and keep joined for as long as the process lives.
+
+        `describe` says what this member is and holds now; its epoch is filled in by the coordinator. `joined` is
+        called after each joining.
+        """
+        self._describe, self._when_joined = describe, joined
         self._task = asyncio.get_running_loop().create_task(self._keep_joined())
 
     async def post(self, make_event: Callable[[int], Event], timeout: float) -> None:
@@ -57,7 +61,7 @@ class CoordinatorLink:
                 self._lost()
             except (TimeoutError, GetTimeoutError) as e:
                 raise CoordinatorUnavailable(
-                    f"the coordinator did not answer within {timeout:.0f} s; is it running? `ray-weights status` tells, "
+                    f"the coordinator did not answer within {timeout:.0f} s; `ray-weights status` says whether it is up, "
                     "`ray-weights up` starts it"
                 ) from e
 

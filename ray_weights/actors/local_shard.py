@@ -47,6 +47,8 @@ class LocalShard:
     """Set once the manifest is here (or the shard was given up): children may ask before this receiver has it."""
     served: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the arena can be read (or the shard was given up)."""
+    moved: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the coordinator has named upstreams anew."""
     asked: bool = False
     """Whether the coordinator has heard of it."""
     waiters: int = 0
@@ -66,6 +68,25 @@ class LocalShard:
         if self.state != "receiving" or self.manifest is None or self.version is None:
             return None
         return Receiving(shard=self.shard, version=self.version, seal=self.manifest.seal(), upstreams=self.upstreams)
+
+    def arrived(self) -> Opened:
+        """The answer to whoever asks for this complete shard."""
+        assert self.arena is not None and self.manifest is not None and self.version is not None
+        return Opened(
+            outcome="arrived",
+            version=self.version,
+            handle=self.arena.handle().model_dump_json().encode(),
+            manifest=self.manifest.to_bytes(),
+            reason=self.reason,
+            stats=self.stats.model_dump_json().encode() if self.stats else b"",
+        )
+
+    def story(self) -> str:
+        """How far it came, for an error message."""
+        p = self.progress(())
+        if p.chunks:
+            return f"{p.chunks_verified} of {p.chunks} chunks are here, read from {', '.join(p.upstreams)}"
+        return f"{p.state}: {p.detail}" if p.detail else f"{p.state}: the coordinator has not answered"
 
     def progress(self, children: tuple[str, ...]) -> TransferProgress:
         chunks = self.manifest.chunks if self.manifest else 0

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ray_weights.actors.shard_arena import ShardArena, page_token
-from ray_weights.core import receiver as machine
+from ray_weights.core import receiving as machine
 from ray_weights.core.manifest import Manifest, chunk_span
 from ray_weights.core.page import PageIdentity, PageState, page_nbytes, parse_page
 from ray_weights.core.receiver import Receiver, ReceiverOptions
 from ray_weights.errors import TransportError
-from ray_weights.memory.arena import Region
+from ray_weights.memory.arena import MemoryKind, Region
 from ray_weights.memory.scratch import Scratch
 from ray_weights.schemas.keys import ShardKey
 from ray_weights.schemas.leases import Lease
@@ -162,6 +162,8 @@ class Receive:
                 self.arena.advertise(chunk)
             case machine.Report():
                 self._wishes.report(command, self.machine.verified_count)
+            case machine.Measured():
+                pass  # no coordinator of ours asks for it
             case machine.Relocate(generation, verified, _):
                 self._relocate(generation, verified)
             case machine.Finish():
@@ -275,7 +277,7 @@ class Receive:
 
     def _chunk_plan(self, peer: str, lease: Lease) -> ReadPlan:
         spans = [chunk_span(c, self.manifest.nbytes, self.manifest.chunk_nbytes) for c in range(self.manifest.chunks)]
-        kind = "VRAM" if lease.memory_kind == "VRAM" else "DRAM"
+        kind: MemoryKind = "VRAM" if lease.memory_kind == "VRAM" else "DRAM"
         remote = [Region(lease.data_address + offset, n, lease.device_index, kind) for offset, n in spans]
         local = [self.arena.data.part(offset, n) for offset, n in spans]
         return self._transport.prepare(peer, local, remote)

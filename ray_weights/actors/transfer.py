@@ -16,6 +16,7 @@ from ray_weights.actors.arenas import Arenas
 from ray_weights.actors.coordinator_link import CoordinatorLink
 from ray_weights.actors.plane import DataPlane
 from ray_weights.actors.shard_table import ShardTable
+from ray_weights.actors.surroundings import Surroundings
 from ray_weights.config import ServiceSettings
 from ray_weights.schemas.keys import ShardKey
 from ray_weights.schemas.leases import LeaseRequest, OpenRequest, SealRequest
@@ -49,11 +50,13 @@ class TransferActor:
             labels=tuple((k, context.get_node_labels().get(k, "")) for k, _ in config.labels),
             pid=os.getpid(),
         )
-        self._table = ShardTable(member, actor_name, self._plane, self._arenas, config)
+        self._link = CoordinatorLink()
+        self._here = Surroundings(member, actor_name, self._plane, self._arenas, config, self._link)
+        self._table = ShardTable(self._here)
         for arena, record, manifest in self._plane.call(self._arenas.adopt):
             self._table.adopt(arena, record.version, manifest)
             log.info("took up %s v%d again", record.shard, record.version)
-        self._link = self._table.link = CoordinatorLink(self._join, self._table.ask_again)
+        self._link.start(self._join, self._table.ask_again)
 
     # Engines and Python callers
 
@@ -61,13 +64,13 @@ class TransferActor:
         return _json(await self._table.open(OpenRequest.model_validate_json(request)))
 
     async def create(self, request: bytes) -> bytes:
-        return _json(await self._table.create(OpenRequest.model_validate_json(request)))
+        return _json(await self._table.filling.create(OpenRequest.model_validate_json(request)))
 
     async def seal(self, request: bytes) -> bytes:
-        return await self._table.seal(SealRequest.model_validate_json(request))
+        return await self._table.filling.seal(SealRequest.model_validate_json(request))
 
     async def fail(self, shard: bytes, version: int, error: str) -> None:
-        await self._table.fail(ShardKey.model_validate_json(shard), version, error)
+        await self._table.filling.fail(ShardKey.model_validate_json(shard), version, error)
 
     async def fall_back(self, shard: bytes, version: int | None, reason: str) -> None:
         await self._table.fall_back(ShardKey.model_validate_json(shard), version, reason)
@@ -82,16 +85,16 @@ class TransferActor:
     # Other transfer actors
 
     async def grant(self, request: bytes) -> bytes:
-        return _json(await self._table.grant(LeaseRequest.model_validate_json(request)))
+        return _json(await self._table.serving.grant(LeaseRequest.model_validate_json(request)))
 
     async def release(self, lease: str) -> None:
-        self._table.leases.end(lease)
+        self._here.leases.end(lease)
 
     async def holds_lease(self, lease: str) -> bool:
-        return self._table.leases.holds(lease)
+        return self._here.leases.holds(lease)
 
     async def manifest_of(self, shard: bytes, version: int) -> bytes:
-        return await self._table.manifest_of(ShardKey.model_validate_json(shard), version)
+        return await self._table.serving.manifest_of(ShardKey.model_validate_json(shard), version)
 
     # The coordinator
 

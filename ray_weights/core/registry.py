@@ -225,7 +225,8 @@ class Registry:
             return
         self._place_unplaced(out, everybody=True)
         queued, self._recovery.queued = self._recovery.queued, []
-        for request in queued:
+        # Whoever loads already goes first, so that nobody else is made the origin beside it.
+        for request in sorted(queued, key=lambda q: not q.filling):
             self._open(request, out)
 
     def _remove_member(self, member: str, why: str, out: Outbox) -> None:

@@ -18,7 +18,6 @@ class LeaseRequest(Frozen):
     shard: ShardKey
     version: int
     manifest_digest: str
-    want_manifest: bool
 
 
 class Lease(Frozen):
@@ -31,7 +30,6 @@ class Lease(Frozen):
     page_address: int
     device_index: int = 0
     memory_kind: str = Field(pattern="^(DRAM|VRAM)$")
-    manifest: bytes = b""
 
 
 class OpenRequest(Frozen):

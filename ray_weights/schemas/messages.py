@@ -43,6 +43,8 @@ class Open(_Event):
     """"" accepts the layout of the source."""
     may_load: bool = False
     """Whether the member can read storage, and so become the origin."""
+    filling: bool = False
+    """Told to a new epoch by a member that loads from storage already."""
     held: tuple[int, ...] = ()
     """Versions that the member has complete: asked only whether one of them is the newest."""
 

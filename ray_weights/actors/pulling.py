@@ -1,0 +1,217 @@
+"""Shards that this transfer actor reads from others: manifest, arena, leases, reports. The reads are in receive.py."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import Callable
+
+from ray.exceptions import RayActorError, RayTaskError
+
+from ray_weights import errors
+from ray_weights.actors.local_shard import LocalShard
+from ray_weights.actors.receive import Receive, Wishes
+from ray_weights.actors.shard_arena import ShardArena
+from ray_weights.actors.shards import Shards
+from ray_weights.actors.surroundings import ANSWER_SECONDS, HANDSHAKE_SECONDS, Surroundings
+from ray_weights.core import receiving as machine
+from ray_weights.core.layout import first_difference
+from ray_weights.core.manifest import Manifest, choose_chunk_nbytes
+from ray_weights.core.receiver import ReceiverOptions
+from ray_weights.schemas import messages as m
+from ray_weights.schemas.leases import Lease, LeaseRequest
+from ray_weights.schemas.members import ReceiveStats
+
+log = logging.getLogger(__name__)
+_REPORT_AGAIN_SECONDS = 2.0
+
+
+class Pulling:
+    """From the coordinator's assignment to the complete copy."""
+
+    def __init__(self, here: Surroundings, shards: Shards) -> None:
+        self._here = here
+        self._shards = shards
+
+    def assigned(self, local: LocalShard, command: m.Receive) -> None:
+        """The coordinator names upstreams: start, or go on with these."""
+        self._here.addresses.update(dict(command.addresses))
+        if local.state not in ("asked", "waiting", "receiving"):
+            return
+        first = local.state != "receiving"
+        local.reason, local.upstreams = command.reason, command.upstreams
+        local.version, local.state = command.version, "receiving"
+        local.moved.set()
+        if first:
+            local.since = time.monotonic()
+            self._here.spawn(self._start(local, command))
+        elif local.receive is not None:
+            receive = local.receive
+            self._here.plane.post(lambda: receive.handle(machine.Assigned(command.upstreams)))
+
+    async def prepare(self, local: LocalShard, version: int) -> None:
+        """Make the arena while the origin still loads, so that its pages are there when the bytes come."""
+        layout = local.layout
+        if layout is None or local.spare is not None or not layout.nbytes:
+            return
+        chunk_nbytes, _ = choose_chunk_nbytes(layout.nbytes, wanted=self._here.settings.chunk_nbytes)
+        arenas = self._here.arenas
+        try:
+            spare = await self._here.on_plane(lambda: arenas.create(local.shard, version, layout, chunk_nbytes))
+        except errors.RayWeightsError as e:
+            log.info("no arena is made ahead of time: %s", e)  # asked for again, with its error, when it is needed
+            return
+        if local in self._shards.all and local.state == "waiting" and local.spare is None:
+            local.spare = spare
+        else:
+            await self._here.on_plane(lambda: arenas.free(spare))
+
+    async def _start(self, local: LocalShard, command: m.Receive) -> None:
+        try:
+            manifest = await self._manifest(local, command.seal.manifest_digest)
+            if manifest is None:
+                return  # given up meanwhile
+            if local.layout is not None and (difference := first_difference(local.layout, manifest.layout)):
+                raise errors.LayoutMismatch(f"{local.shard}: {difference}")
+            local.manifest = manifest
+            local.known.set()
+            arena = await self._arena_for(local, command.version, manifest)
+        except errors.RayWeightsError as e:
+            await self._shards.give_up(local, str(e), e)
+            return
+        if local not in self._shards.all or local.state != "receiving":
+            await self._here.on_plane(lambda: self._here.arenas.free(arena))
+            return
+        arena.describe(manifest)
+        arena.arena.seal()
+        local.arena = arena
+        receive = local.receive = Receive(
+            self._here.plane,
+            local.shard,
+            command.version,
+            manifest,
+            arena,
+            self._here.arenas.move,
+            self._wishes(local),
+            ReceiverOptions(window=self._here.settings.window, stall_seconds=self._here.settings.stall_seconds),
+        )
+        local.served.set()
+        self._here.plane.post(lambda: receive.start(local.upstreams))
+
+    async def _manifest(self, local: LocalShard, digest: str) -> Manifest | None:
+        """Ask the upstream for the manifest; while it cannot be had, ask the coordinator for another upstream."""
+        while local in self._shards.all and local.state == "receiving":
+            upstream = local.upstreams[0]
+            local.moved.clear()
+            try:
+                call = self._here.actor(upstream).manifest_of.remote(
+                    local.shard.model_dump_json().encode(), local.version
+                )
+                manifest = Manifest.from_bytes(await asyncio.wait_for(call, HANDSHAKE_SECONDS))
+                if manifest.digest() == digest:
+                    return manifest
+                why = "its manifest is not the one that the coordinator knows"
+            except (errors.SourceLost, RayActorError, RayTaskError, TimeoutError, ValueError) as e:
+                why = f"no manifest: {e}"
+            log.info("%s from %s: %s", local.shard, upstream, why)
+            if local.upstreams[0] == upstream:
+                await self._report(local, machine.Report(upstream, "unreachable", why), 0)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(local.moved.wait(), _REPORT_AGAIN_SECONDS)
+        return None
+
+    async def _arena_for(self, local: LocalShard, version: int, manifest: Manifest) -> ShardArena:
+        arenas = self._here.arenas
+        spare, local.spare = local.spare, None
+        if spare is not None and (spare.nbytes, spare.chunk_nbytes) == (manifest.nbytes, manifest.chunk_nbytes):
+            spare.version = version
+            return spare
+        if spare is not None:
+            await self._here.on_plane(lambda: arenas.free(spare))
+        await self._shards.make_room(manifest.nbytes)
+        return await self._here.on_plane(
+            lambda: arenas.create(local.shard, version, manifest.layout, manifest.chunk_nbytes)
+        )
+
+    def _wishes(self, local: LocalShard) -> Wishes:
+        loop = asyncio.get_running_loop()
+
+        def soon(work: Callable[[], None]) -> None:
+            loop.call_soon_threadsafe(work)
+
+        return Wishes(
+            connect=lambda upstream: soon(lambda: self._here.spawn(self._connect(local, upstream))),
+            disconnect=lambda upstream: soon(lambda: self._give_back(local, upstream)),
+            report=lambda report, have: soon(lambda: self._here.spawn(self._report(local, report, have))),
+            finished=lambda stats: soon(lambda: self._here.spawn(self._finished(local, stats))),
+            failed=lambda error: soon(lambda: self._here.spawn(self._broke(local, error))),
+        )
+
+    async def _connect(self, local: LocalShard, upstream: str) -> None:
+        """Take a lease on an upstream."""
+        receive = local.receive
+        if receive is None or local.version is None or local.manifest is None:
+            return
+        request = LeaseRequest(
+            reader=self._here.member,
+            reader_actor=self._here.actor_name,
+            lease=secrets.token_hex(8),
+            shard=local.shard,
+            version=local.version,
+            manifest_digest=local.manifest.digest(),
+        )
+        self._here.leases.hold(request.lease)
+        local.leases[upstream] = request.lease
+        try:
+            call = self._here.actor(upstream).grant.remote(request.model_dump_json().encode())
+            lease = Lease.model_validate_json(await asyncio.wait_for(call, HANDSHAKE_SECONDS))
+        except errors.SourceLost as e:
+            why = str(e)
+            self._here.plane.post(lambda: receive.link_failed(upstream, "stale", why))
+            return
+        except (RayActorError, RayTaskError, TimeoutError, ValueError) as e:
+            why = f"no lease: {e}"[:500]
+            self._here.plane.post(lambda: receive.link_failed(upstream, "unreachable", why))
+            return
+        self._here.plane.post(lambda: receive.connected(upstream, lease))
+
+    def _give_back(self, local: LocalShard, upstream: str) -> None:
+        lease = local.leases.pop(upstream, None)
+        if lease is None:
+            return
+        self._here.leases.give_back(lease)
+        with contextlib.suppress(ValueError):  # it is gone, and its leases with it
+            self._here.actor(upstream).release.remote(lease)
+
+    async def _report(self, local: LocalShard, report: machine.Report, have: int) -> None:
+        try:
+            await self._here.post(
+                m.UpstreamLost,
+                ANSWER_SECONDS,
+                shard=local.shard,
+                version=local.version or 0,
+                upstream=report.upstream,
+                kind=report.kind,
+                detail=report.detail[:500],
+                chunks_verified=have,
+            )
+        except errors.CoordinatorUnavailable as e:
+            log.warning("cannot report %s: %s", report.kind, e)  # the receiver repeats it until its deadline
+
+    async def _finished(self, local: LocalShard, stats: ReceiveStats) -> None:
+        assert local.receive is not None
+        local.arena, local.receive = local.receive.arena, None
+        local.state, local.stats = "ready", stats
+        if not local.opened.done():
+            local.opened.set_result(local.arrived())
+        try:
+            await self._here.post(m.Completed, shard=local.shard, version=local.version or 0, stats=stats)
+        except errors.CoordinatorUnavailable as e:
+            log.warning("complete, but the coordinator does not know: %s", e)  # it learns when this member joins
+
+    async def _broke(self, local: LocalShard, error: Exception) -> None:
+        wrapped = error if isinstance(error, errors.RayWeightsError) else errors.TransportError(repr(error))
+        await self._shards.give_up(local, str(wrapped), wrapped)

@@ -1,0 +1,130 @@
+"""The shards of one transfer actor, and how one of them ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import ray
+from ray.exceptions import RayActorError
+
+from ray_weights import errors
+from ray_weights.actors.local_shard import LocalShard
+from ray_weights.actors.names import NAMESPACE
+from ray_weights.actors.shard_arena import ShardArena
+from ray_weights.actors.surroundings import HANDSHAKE_SECONDS, Surroundings
+from ray_weights.schemas import messages as m
+from ray_weights.schemas.keys import ShardKey
+
+log = logging.getLogger(__name__)
+_ASK_READERS_SECONDS = 1.0
+
+
+class Shards:
+    """Found by key and version."""
+
+    def __init__(self, here: Surroundings) -> None:
+        self._here = here
+        self.all: list[LocalShard] = []
+
+    def find(self, shard: ShardKey, version: int | None) -> LocalShard | None:
+        """The shard with this version; with None, one that is on its way, else the newest that is complete."""
+        found = [s for s in self.all if s.shard == shard and (version is None or s.version == version)]
+        return max(found, key=lambda s: (s.state != "ready", s.version or 0), default=None)
+
+    def versions(self, shard: ShardKey, version: int) -> list[LocalShard]:
+        return [s for s in self.all if s.shard == shard and s.version == version]
+
+    def held(self, shard: ShardKey) -> tuple[int, ...]:
+        """Versions that are complete here."""
+        return tuple(s.version for s in self.all if s.shard == shard and s.state == "ready" and s.version is not None)
+
+    async def make_room(self, nbytes: int) -> None:
+        """Free complete shards that nobody reads, least recently used first, until an arena fits.
+
+        Raises ArenaTooLarge or LimitReached when that is not enough.
+        """
+        while True:
+            try:
+                self._here.arenas.check_room(nbytes)
+                return
+            except (errors.ArenaTooLarge, errors.LimitReached):
+                idle = [s for s in self.all if s.state == "ready" and s.waiters == 0 and not self._read(s)]
+                if not idle:
+                    raise
+                oldest = min(idle, key=lambda s: s.used_at)
+                log.info("%s v%s is freed to make room for %d bytes", oldest.shard, oldest.version, nbytes)
+                await self.drop(oldest)
+
+    async def drop(self, local: LocalShard) -> None:
+        """Stop serving a shard: the coordinator first, so that nobody new is sent here."""
+        await self._here.post(m.Dropped, shard=local.shard, version=local.version)
+        self._forget(local)
+        if local.arena is not None:
+            arena, local.arena = local.arena, None
+            await self._free_when_unread(arena)
+
+    async def give_up(self, local: LocalShard, reason: str, error: errors.RayWeightsError) -> None:
+        """End a shard that did not arrive: everybody who waits gets the error, the coordinator the reason."""
+        answer(local, error)
+        await self.discard(local)
+        try:
+            await self._here.post(m.GaveUp, shard=local.shard, version=local.version, reason=reason[:2000])
+        except errors.CoordinatorUnavailable as e:
+            log.warning("gave up on %s, and the coordinator does not know: %s", local.shard, e)
+
+    async def discard(self, local: LocalShard) -> None:
+        """Forget a shard and free its memory as soon as nobody reads it."""
+        self._forget(local)
+        await self.stop_receiving(local)
+        for arena in (local.arena, local.spare):
+            if arena is not None:
+                self._here.spawn(self._free_when_unread(arena))
+        local.arena = local.spare = None
+
+    async def stop_receiving(self, local: LocalShard) -> None:
+        """End the transfer of a shard. An arena that a read may still write into is never used again."""
+        receive, local.receive = local.receive, None
+        if receive is None:
+            return
+        clean = await self._here.on_plane(receive.cancel)
+        arena, local.arena, local.manifest, local.upstreams = receive.arena, None, None, ()
+        if clean:
+            self._here.spawn(self._free_when_unread(arena))
+        else:
+            await self._here.on_plane(lambda: self._here.arenas.abandon(arena))
+
+    def _forget(self, local: LocalShard) -> None:
+        if local in self.all:
+            self.all.remove(local)
+        local.known.set()
+        local.served.set()
+        local.moved.set()
+
+    def _read(self, local: LocalShard) -> bool:
+        return local.arena is not None and bool(self._here.leases.of_arena(local.arena.arena.arena_id))
+
+    async def _free_when_unread(self, arena: ShardArena) -> None:
+        """Free an arena once every reader has given its lease back or has died: never before."""
+        arena.shut()
+        leases = self._here.leases
+        while granted := leases.of_arena(arena.arena.arena_id):
+            for lease in granted:
+                try:
+                    reader = ray.get_actor(lease.reader_actor, namespace=NAMESPACE)
+                    if not await asyncio.wait_for(reader.holds_lease.remote(lease.lease), HANDSHAKE_SECONDS):
+                        leases.end(lease.lease)
+                except (RayActorError, ValueError):
+                    leases.end(lease.lease)  # the reader is dead
+                except TimeoutError:
+                    log.warning("%s does not say whether it still reads %s", lease.reader, arena.shard)
+            await asyncio.sleep(_ASK_READERS_SECONDS)
+        await self._here.on_plane(lambda: self._here.arenas.free(arena))
+
+
+def answer(local: LocalShard, error: errors.RayWeightsError) -> None:
+    """Answer everybody who waits for a shard with an error."""
+    for future in (local.opened, local.filled):
+        if not future.done():
+            future.set_exception(error)
+            future.exception()  # seen, also when nobody waits any more
