@@ -106,6 +106,8 @@ def _named_spans(tensors: NamedTensors, device: torch.device | None) -> dict[int
         storage = t.untyped_storage().data_ptr()
         first = t.storage_offset() * t.itemsize
         last = first + (1 + sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))) * t.itemsize
+        if last > t.untyped_storage().nbytes():  # FSDP, for one, frees storages under living tensors
+            raise CaptureUnsupported(f"the memory of tensor {name!r} has been freed")
         start, end = spans.get(storage, (first, last))
         spans[storage] = min(start, first), max(end, last)
         widest[storage] = max(widest.get(storage, 1), t.itemsize)

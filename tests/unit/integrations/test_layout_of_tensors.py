@@ -92,6 +92,13 @@ def test_a_tensor_without_plain_memory_is_refused_by_name(tensor, words):
         layout_of({"odd": tensor})
 
 
+def test_a_tensor_whose_memory_was_freed_is_refused():
+    freed = torch.zeros(4)
+    freed.untyped_storage().resize_(0)
+    with pytest.raises(CaptureUnsupported, match="'odd' has been freed"):
+        layout_of({"odd": freed})
+
+
 def test_a_tensor_on_another_device_is_refused():
     with pytest.raises(CaptureUnsupported, match="on cpu, not on cuda"):
         layout_of({"x": torch.zeros(1)}, device=torch.device("cuda", 0))
