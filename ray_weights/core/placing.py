@@ -17,7 +17,8 @@ from ray_weights.schemas.messages import BecomeOrigin, Reverify, Wait
 class PlacingOptions:
     planner: PlannerOptions = field(default_factory=PlannerOptions)
     gather_seconds: float = 0.05
-    """How long receivers that follow one another closely are gathered, to be placed as one burst."""
+    """How long receivers that follow one another closely are gathered at most, to be placed as one burst; a
+    fifth of it without another one ends the gathering."""
     avoid_seconds: float = 30.0
     """How long a receiver stays away from an upstream that failed it, unless there is no other."""
 
@@ -30,10 +31,13 @@ def admit(record: VersionRecord, replica: Replica, world: World, options: Placin
         return
     if record.sources():
         replica.state = "waiting"
-        if out.now - record.placed_at > options.gather_seconds and record.burst_at is None:
+        if record.burst_at is not None:
+            record.burst_at = min(record.gathering_since + options.gather_seconds, out.now + options.gather_seconds / 5)
+        elif out.now - record.placed_at > options.gather_seconds:
             place_waiting(record, world, options, out)
-        elif record.burst_at is None:
-            record.burst_at = out.now + options.gather_seconds
+        else:
+            record.gathering_since = out.now
+            record.burst_at = out.now + options.gather_seconds / 5
         return
     if record.origin() is not None or record.in_state("receiving"):
         _wait(record, replica, out)
@@ -79,7 +83,7 @@ def place_waiting(record: VersionRecord, world: World, options: PlacingOptions, 
     record.burst_at, record.placed_at = None, out.now
     waiting = [r for r in record.in_state("waiting") if not _layout_differs(record, r, out)]
     for placement in plan_burst(record.swarm, [r.member for r in waiting], world, options.planner, out.now):
-        replica = record.replicas[placement.member]
+        replica = record.replicas[placement.member]  # one that waited, or one that makes room for those
         replica.state, replica.reason = "receiving", placement.reason
         names = ", ".join(out.node(u) for u in dict.fromkeys(placement.upstreams))
         out.tell(record, placement.member, f"assigned to {names}: {placement.reason}")

@@ -117,10 +117,10 @@ def _plan_trees(
             for stripe, tree in enumerate(trees):
                 if (inner.get(member) == stripe) is interior:
                     chosen[member][stripe] = tree.place(member, interior=interior)
-    placements = []
     # Everybody becomes a vertex before anybody gets upstreams: a parent may come later in the order.
     for member in receivers:
         swarm.attach(member, (), now)
+    placements = [move for tree in trees for move in tree.make_room(now)]
     for member in receivers:
         # Both stripes from one parent are a chain: all that it reads comes in order, for any stripe below it.
         upstreams = tuple(dict.fromkeys(chosen[member]))
@@ -134,29 +134,66 @@ class _Tree:
     """One stripe's tree while it is being planned: who can still take half a flow, shallowest first."""
 
     def __init__(self, swarm: Swarm, stripe: int, world: World, options: PlannerOptions) -> None:
+        self._swarm = swarm
+        self._stripe = stripe
         self._open: deque[tuple[str, float]] = deque()
+        self._moved: tuple[str, str] | None = None
+        """A leaf, and the newcomer that takes its place and becomes its parent."""
+        usable: list[Vertex] = []
         for _, level in swarm.levels():
             for v in level:
-                if v.barred or (v.interior is not None and v.interior != stripe):
+                if v.barred or v.interior not in (None, stripe) or not (v.complete or v.upstreams):
                     continue
-                # Each tree gets half of what is free.
-                free = (slots(v.member, world, options) - v.load) / 2
+                usable.append(v)
+                # One that is interior here gives all that is free to this tree, the others half of it.
+                free = (slots(v.member, world, options) - v.load) / (1 if v.interior == stripe else 2)
                 if free + _SLACK >= _HALF:
                     self._open.append((v.member, free))
-        if not self._open:  # everybody is busy: share the shallowest rather than leave anyone without
-            usable = [v for _, level in swarm.levels() for v in level if not v.barred and v.interior in (None, stripe)]
+        self._full = not self._open
+        if self._full:  # share the shallowest rather than leave anyone without
             self._open.append((usable[0].member, _HALF))
 
     def place(self, member: str, *, interior: bool) -> str:
         parent, free = self._open[0]
+        taken = 0.0
+        if self._full and interior:
+            # Everybody's egress is used, as two trees do: the newcomer takes the place of a leaf, which moves
+            # below it.
+            self._full = False
+            leaf = self._shallowest_leaf()
+            if leaf is not None:
+                self._open.clear()
+                self._moved, taken = (leaf.member, member), _HALF
+                parent, free = leaf.upstreams[self._stripe], 0.0
         if interior:
             # It has one whole flow to give: two children that read one of two stripes each.
-            self._open.append((member, 2 * _HALF))
+            self._open.append((member, 2 * _HALF - taken))
         if free - _HALF + _SLACK >= _HALF:
             self._open[0] = (parent, free - _HALF)
         elif len(self._open) > 1:
             self._open.popleft()
         return parent
+
+    def make_room(self, now: float) -> list[Placement]:
+        """Move the leaf whose place was taken; call when the newcomers are in the graph."""
+        if self._moved is None:
+            return []
+        leaf, newcomer = self._moved
+        vertex = self._swarm.vertex(leaf)
+        upstreams = tuple(newcomer if s == self._stripe else u for s, u in enumerate(vertex.upstreams))
+        self._swarm.attach(leaf, upstreams, now, interior=vertex.interior)
+        return [Placement(leaf, upstreams, "makes room for newcomers", interior=vertex.interior)]
+
+    def _shallowest_leaf(self) -> Vertex | None:
+        for _, level in self._swarm.levels():
+            for v in level:
+                if len(v.upstreams) == 2 and v.interior == 1 - self._stripe and self._is_leaf(v):
+                    return v
+        return None
+
+    def _is_leaf(self, vertex: Vertex) -> bool:
+        parent = vertex.upstreams[self._stripe]
+        return parent in self._swarm and not self._swarm.children_of(vertex.member, self._stripe)
 
 
 def choose_upstream(

@@ -198,6 +198,16 @@ class Receiver:
         """How long to sleep between two checks of reads in flight."""
         return self._pace.poll_seconds
 
+    @property
+    def chunk_seconds(self) -> float:
+        """Smoothed time between two arrivals."""
+        return self._pace.chunk_seconds
+
+    def reading_from(self, upstream: str) -> tuple[int, ...]:
+        """Chunks whose reads from an upstream are in flight."""
+        link = self._links.get(upstream)
+        return tuple(link.in_flight) if link is not None else ()
+
     def verified_chunks(self) -> tuple[int, ...]:
         return tuple(c for c, s in enumerate(self._state) if s is _Chunk.VERIFIED)
 

@@ -42,6 +42,7 @@ class VersionRecord:
     swarm: Swarm = field(default_factory=Swarm)
     burst_at: float | None = None
     """When the receivers that have gathered are to be placed."""
+    gathering_since: float = 0.0
     placed_at: float = float("-inf")
     """When receivers were last placed: a burst shows by the next one following closely."""
 
