@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import mmap
 import os
+import threading
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -25,6 +28,7 @@ __all__ = ["DIGEST_ALGORITHM", "HostArena", "Orphan", "digest_bytes", "find_orph
 DIGEST_ALGORITHM: Final = "blake3-128"
 """BLAKE3, the first 16 bytes."""
 
+_PREFAULT_STEP = 32 << 20
 _MADV_POPULATE_WRITE = 23
 """Linux 5.14."""
 
@@ -46,8 +50,7 @@ class HostArena:
         self._closed = False
         self.writable: Final = not memfd.is_sealed(fd)
         """False for a sealed arena that was adopted: it can be served and digested, not written."""
-        protection = mmap.PROT_READ | mmap.PROT_WRITE if self.writable else mmap.PROT_READ
-        mapping = mmap.mmap(fd, layout.file_nbytes, mmap.MAP_SHARED, protection)
+        mapping = memfd.map_file(fd, layout.file_nbytes, shared=True, writable=self.writable)
         self._mapping: mmap.mmap | None = mapping
         tail = memoryview(mapping)[layout.tail_offset : layout.tail_offset + layout.tail_nbytes]
         if not self.writable:
@@ -64,7 +67,7 @@ class HostArena:
     def create(cls, arena_id: str, nbytes: int, tail_nbytes: int, prefault: bool = False) -> HostArena:
         """New memory, zeroed. ArenaTooLarge when it would not fit; nothing is touched then.
 
-        prefault takes all pages now, in the kernel, instead of one by one at the first write.
+        prefault: return only when all pages are taken (see prefault(); start_prefault() does it on the side).
         """
         layout = FileLayout(nbytes, tail_nbytes)
         check_fits(layout.file_nbytes)
@@ -100,17 +103,29 @@ class HostArena:
     def tail(self) -> memoryview:
         return self._tail
 
-    def prefault(self) -> None:
-        """Take every page now. ArenaError when the memory is not there after all. Releases the GIL."""
-        libc = ctypes.CDLL(None, use_errno=True)
-        if not self.writable or self.data.nbytes == 0:
-            return
-        result = libc.madvise(
-            ctypes.c_void_p(self.data.address), ctypes.c_size_t(self.data.nbytes), _MADV_POPULATE_WRITE
-        )
-        if result != 0:
-            number = ctypes.get_errno()
-            raise ArenaError(f"taking {self.data.nbytes:,} bytes of memory failed: {os.strerror(number)}")
+    def prefault(self, offset: int = 0, nbytes: int | None = None) -> None:
+        """Take the pages of a slice now, by default of all. Releases the GIL.
+
+        A page that a read has to take on the way costs several times what it costs here. ArenaError when the memory
+        is not there after all.
+        """
+        count = self.data.nbytes - offset if nbytes is None else nbytes
+        check_range(offset, count, self.data.nbytes)
+        if self.writable and count:
+            _populate(self.data.address, offset, count)
+
+    def start_prefault(self) -> None:
+        """Take all pages from a thread of its own, first to last, ahead of what fills the arena. close() ends it."""
+        if self.writable and self.data.nbytes:
+            threading.Thread(target=self._prefault_ahead, args=(self._view,), daemon=True, name="prefault").start()
+
+    def _prefault_ahead(self, kept: memoryview) -> None:
+        """`kept` keeps the memory mapped while this thread is at it."""
+        for offset in range(0, kept.nbytes, _PREFAULT_STEP):
+            if self._closed:
+                return
+            with contextlib.suppress(ArenaError):  # then whoever writes there finds out
+                _populate(self.data.address, offset, min(_PREFAULT_STEP, kept.nbytes - offset))
 
     def digest(self, offset: int, nbytes: int) -> bytes:
         return digest_bytes(self.view(offset, nbytes))
@@ -152,6 +167,16 @@ class HostArena:
         self._mapping = None
         memfd.give_up_ownership(self._fd)
         os.close(self._fd)
+
+
+def _populate(address: int, offset: int, nbytes: int) -> None:
+    start = offset - offset % mmap.PAGESIZE
+    libc = ctypes.CDLL(None, use_errno=True)
+    pages = ctypes.c_void_p(address + start), ctypes.c_size_t(offset + nbytes - start)
+    if libc.madvise(*pages, _MADV_POPULATE_WRITE) != 0:
+        number = ctypes.get_errno()
+        if number != errno.EINVAL:  # a kernel before 5.14: pages are taken at the first write
+            raise ArenaError(f"taking {nbytes:,} bytes of memory failed: {os.strerror(number)}")
 
 
 def _address(buffer: mmap.mmap | memoryview) -> int:

@@ -58,9 +58,8 @@ class MappedHostArena:
         self._mapping: mmap.mmap | None = None
         if nbytes == 0:
             return
-        sharing = mmap.MAP_SHARED if writable else mmap.MAP_PRIVATE
         try:
-            self._mapping = mmap.mmap(fd, nbytes, sharing, mmap.PROT_READ | mmap.PROT_WRITE)
+            self._mapping = memfd.map_file(fd, nbytes, shared=writable)
         except PermissionError as error:
             raise ArenaError(f"arena {arena_id!r} is sealed: it cannot be mapped for writing") from error
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 import uuid
 
 import numpy as np
@@ -148,6 +149,36 @@ def test_close_gives_the_memory_back() -> None:
     before = resident_shared_kilobytes()
     arena.close()
     assert before - resident_shared_kilobytes() >= 64 << 10
+
+
+def test_pages_of_a_slice_can_be_taken_without_changing_it() -> None:
+    arena = new_arena(8 << 20)
+    arena.view(5000, 3)[:] = b"abc"
+    before = resident_shared_kilobytes()
+    arena.prefault(5000, 4 << 20)
+    assert resident_shared_kilobytes() - before >= 4000
+    assert arena.view(5000, 3) == b"abc"
+    with pytest.raises(ValueError, match="inside"):
+        arena.prefault(0, (8 << 20) + 1)
+
+
+def test_pages_are_taken_on_the_side_while_the_arena_is_in_use() -> None:
+    arena = new_arena(64 << 20)
+    before = resident_shared_kilobytes()
+    arena.start_prefault()
+    arena.view(1, 3)[:] = b"abc"
+    deadline = time.monotonic() + 20
+    while resident_shared_kilobytes() - before < 64 << 10:
+        assert time.monotonic() < deadline
+        os.sched_yield()
+    assert arena.view(0, 5) == b"\0abc\0"
+    arena.close()
+
+
+def test_an_arena_can_be_closed_while_its_pages_are_being_taken() -> None:
+    arena = new_arena(256 << 20)
+    arena.start_prefault()
+    arena.close()
 
 
 def resident_shared_kilobytes() -> int:
