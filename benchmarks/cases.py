@@ -1,0 +1,140 @@
+"""The cases that the service itself is measured in."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import ray
+from ray.exceptions import RayError
+
+from benchmarks.meter import Meter
+from benchmarks.replica import Got
+from benchmarks.results import Trial
+from benchmarks.stage import Stage
+from ray_weights import errors
+from ray_weights.actors.names import COORDINATOR, NAMESPACE
+from ray_weights.schemas.keys import ModelKey, ShardKey
+from ray_weights.schemas.status import StoryLine
+
+SLOW_HOST = 1
+"""First in the order in which receivers are placed: the head of the chain, where a slow member does most harm."""
+
+
+def lone(stage: Stage, repeat: int) -> Trial:
+    return stage.measure("lone", "one receiver", repeat, [1])
+
+
+def at_once(stage: Stage, receivers: int, repeat: int) -> Trial:
+    return stage.measure(f"once-{receivers}", f"1 → {receivers} at once", repeat, range(1, receivers + 1))
+
+
+def staggered(stage: Stage, receivers: int, spread: float, repeat: int) -> Trial:
+    """Receivers that come one after another, evenly over `spread` times a lone transfer."""
+    step = spread * stage.sizes.line_seconds / max(1, receivers - 1)
+    label = f"1 → {receivers}, arriving over {spread:g} of a lone transfer"
+    return stage.measure(
+        f"staggered-{spread:g}", label, repeat, range(1, receivers + 1), [i * step for i in range(receivers)]
+    )
+
+
+def several_sources(stage: Stage, sources: int, repeat: int) -> Trial:
+    """The rest of the hosts receive while `sources` hosts have complete copies."""
+    last = len(stage.hosts) - 1
+    first, rest = range(1, sources), range(sources, last + 1)
+    with stage.weights(range(1, last + 1)) as model:
+        ray.get(stage.receive(model, first), timeout=600)
+        calls, meter = stage.status().calls, Meter(stage.network, stage.pids())
+        got = ray.get(stage.receive(model, rest), timeout=600)
+        label = f"{sources} complete sources → {len(rest)} at once"
+        return stage.trial(f"sources-{sources}", label, repeat, got, meter.read(), stage.status().calls - calls)
+
+
+def straggler(stage: Stage, repeat: int) -> Trial:
+    """All hosts at once, one of them with a link of a quarter of the rate that nobody knows of yet."""
+    slow = stage.hosts[SLOW_HOST]
+    receivers = range(1, len(stage.hosts))
+    forget(stage, SLOW_HOST)
+    stage.network.shape(slow, stage.sizes.link_rate / 4)
+    try:
+        with stage.weights(receivers) as model:
+            calls, meter = stage.status().calls, Meter(stage.network, stage.pids())
+            got = ray.get(stage.receive(model, receivers), timeout=600)
+            used, calls = meter.read(), stage.status().calls - calls
+    finally:
+        stage.network.shape(slow, stage.sizes.link_rate)
+        forget(stage, SLOW_HOST)
+    others = [g for g in got if g.host != slow.name]
+    own = next(g for g in got if g.host == slow.name)
+    label = f"1 → {len(got)} at once, one link at a quarter of the rate: the others"
+    return stage.trial("straggler", label, repeat, others, used, calls, slow_seconds=own.ended - own.began)
+
+
+def parent_killed(stage: Stage, repeat: int) -> Trial:
+    """A chain of three receivers; the first one's transfer actor is killed half-way."""
+    receivers = [1, 2, 3]
+    with stage.weights(receivers) as model:
+        pids, calls = stage.pids(), stage.status().calls
+        meter = Meter(stage.network, pids)
+        pending = stage.receive(model, receivers)
+        time.sleep(0.3 + 0.5 * stage.sizes.line_seconds)
+        victim = _parent_of_others(stage, model)
+        killed_at = time.time()
+        os.kill(pids[victim], signal.SIGKILL)
+        got: list[Got] = []
+        for host, answer in zip(receivers, pending, strict=True):
+            try:
+                got.append(ray.get(answer, timeout=600))
+            except (RayError, errors.RayWeightsError):
+                assert stage.hosts[host].name == victim, f"{stage.hosts[host].name} failed as well"
+        used, calls = meter.read(), stage.status().calls - calls
+        moved = _moved_at(model, killed_at)
+        label = "chain of 3, the first receiver killed half-way: the others"
+        trial = stage.trial(
+            "killed", label, repeat, got, used, calls,
+            moved_after=moved - killed_at, read_again=float(max(g.read_again for g in got)),
+        )  # fmt: skip
+        _wait_for_all(stage)
+        return trial
+
+
+def forget(stage: Stage, host: int) -> None:
+    """Restart a host's transfer actor, so that no rate of it is known."""
+    os.kill(stage.pids()[stage.hosts[host].name], signal.SIGKILL)
+    _wait_for_all(stage)
+
+
+def _wait_for_all(stage: Stage) -> None:
+    deadline = time.monotonic() + 60
+    time.sleep(1.0)
+    while len(stage.pids()) < len(stage.hosts):
+        if time.monotonic() > deadline:
+            raise TimeoutError("a killed transfer actor did not come back")
+        time.sleep(0.25)
+
+
+def _parent_of_others(stage: Stage, model: str) -> str:
+    """Host of the receiver that reads from the origin and is read from."""
+    for _, replica in _replicas(stage, model):
+        if replica.state == "receiving" and any(replica.member in r.upstreams for _, r in _replicas(stage, model)):
+            origin = stage.host_of(replica.upstreams[0]) if replica.upstreams else ""
+            if origin == stage.hosts[0].name:
+                return stage.host_of(replica.member)
+    raise RuntimeError("no receiver has a child: the chain was not there when the kill was due")
+
+
+def _replicas(stage: Stage, model: str) -> Iterator[tuple[int, object]]:
+    for shard in stage.status().shards:
+        if shard.shard.model.model == model:
+            for version in shard.versions:
+                yield from ((version.version, r) for r in version.replicas)
+
+
+def _moved_at(model: str, killed_at: float) -> float:
+    """When the coordinator gave the first orphan another upstream."""
+    coordinator = ray.get_actor(COORDINATOR, namespace=NAMESPACE)
+    shard = ShardKey(model=ModelKey(model=model)).model_dump_json().encode()
+    lines = [StoryLine.model_validate_json(line) for line in ray.get(coordinator.story.remote(shard), timeout=30)]
+    return min(line.at for line in lines if line.at > killed_at and line.what.startswith("moved"))
