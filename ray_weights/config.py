@@ -6,6 +6,7 @@ Every field can be set by an environment variable: RAY_WEIGHTS_ plus its name in
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from pydantic import Field, ValidationError
 
@@ -76,3 +77,8 @@ def ray_address() -> str:
     ray.init() to a cluster that may be gone.
     """
     return os.environ.get(_PREFIX + "ADDRESS") or os.environ.get("RAY_ADDRESS") or "auto"
+
+
+def variables_of_others(names: Iterable[str]) -> dict[str, str]:
+    """Variables that other software reads and `ray-weights doctor` judges, as far as they are set."""
+    return {name: os.environ[name] for name in names if name in os.environ}

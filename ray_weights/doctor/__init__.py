@@ -1,0 +1,1 @@
+"""`ray-weights doctor`: facts are collected by probes, and judged by pure functions."""
