@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ray_weights.core.outbox import Outbox
-from ray_weights.core.planner import PlannerOptions, World, choose_upstream, is_slow, plan_burst
+from ray_weights.core.planner import (
+    PlannerOptions,
+    World,
+    choose_upstream,
+    has_room,
+    is_slow,
+    leaf_to_replace,
+    plan_burst,
+)
 from ray_weights.core.rates import Rates
 from ray_weights.core.record import Replica, VersionRecord
 from ray_weights.schemas.messages import BecomeOrigin, Reverify, Wait
@@ -151,8 +159,8 @@ def reparent(
     replica.avoided = {m: at for m, at in replica.avoided.items() if out.now - at < options.avoid_seconds}
     before, interior = vertex.upstreams, vertex.interior
     kept = [u for u in before if u != lost and u in record.swarm]
-    record.swarm.detach(replica.member)
     chosen: list[str] = []
+    displaced: list[tuple[str, int]] = []
     reason = ""
     for stripe, upstream in enumerate(before):
         if upstream in kept:
@@ -164,14 +172,51 @@ def reparent(
         if found is None:
             _strand(record, replica, f"lost {out.node(lost)} ({why}); {reason}", world, options, out)
             return
+        if len(before) == 2 and vertex.children and not _has_room(record, found, world, options):
+            leaf = leaf_to_replace(record.swarm, replica.member, stripe, world, options.planner)
+            if leaf is not None and leaf.upstreams[stripe] not in replica.avoided:
+                found, reason = leaf.upstreams[stripe], f"in the place of {out.node(leaf.member)}, a leaf"
+                displaced.append((leaf.member, stripe))
         chosen.append(found)
     if len(set(chosen)) == 1:
-        chosen, interior = chosen[:1], None
+        chosen, interior, displaced = chosen[:1], None, []
     record.swarm.attach(replica.member, tuple(chosen), out.now, interior)
+    for leaf_member, stripe in displaced:
+        _displace(record, leaf_member, stripe, world, options, out)
     to = ", ".join(out.node(u) for u in dict.fromkeys(chosen) if u not in kept) or out.node(chosen[0])
     replica.reason = f"moved from {out.node(lost)} ({why}) to {to}: {reason}"
     out.tell(record, replica.member, replica.reason)
     out.receive(record, replica.member, world.median_rate)
+
+
+def _has_room(record: VersionRecord, member: str, world: World, options: PlacingOptions) -> bool:
+    return has_room(record.swarm.vertex(member), 0.5, world, options.planner)
+
+
+def _displace(
+    record: VersionRecord, leaf: str, stripe: int, world: World, options: PlacingOptions, out: Outbox
+) -> None:
+    """Another member took the place of a leaf: the leaf, which has nobody below it, goes where there is
+    room."""
+    found, reason = choose_upstream(record.swarm, leaf, world, options.planner, stripe=stripe, stripes=2)
+    if found is not None:
+        _replace(record, leaf, stripe, found, f"makes room: {reason}", world, out)
+
+
+def _replace(
+    record: VersionRecord, member: str, stripe: int, upstream: str, reason: str, world: World, out: Outbox
+) -> None:
+    """Give a receiver another upstream in one stripe and tell it."""
+    vertex = record.swarm.vertex(member)
+    upstreams = tuple(upstream if s == stripe else u for s, u in enumerate(vertex.upstreams))
+    distinct = tuple(dict.fromkeys(upstreams))
+    if len(distinct) == 1:
+        record.swarm.attach(member, distinct, out.now)
+    else:
+        record.swarm.attach(member, upstreams, out.now, vertex.interior)
+    record.replicas[member].reason = reason
+    out.tell(record, member, reason)
+    out.receive(record, member, world.median_rate)
 
 
 def _choose(
@@ -255,27 +300,28 @@ def demote_slow(
 
 
 def _demote(record: VersionRecord, replica: Replica, world: World, options: PlacingOptions, out: Outbox) -> None:
-    vertex = record.swarm.vertex(replica.member)
-    before, interior, children = vertex.upstreams, vertex.interior, tuple(vertex.children)
-    why = f"{world.rate(replica.member) / 1e6:.0f} MB/s where the median is {world.median_rate / 1e6:.0f}"
-    # It makes room first, so that a child can take its place.
-    record.swarm.detach(replica.member)
-    for child in children:
-        if child in record.swarm and replica.member in record.swarm.vertex(child).upstreams:
-            reparent(record, record.replicas[child], replica.member, f"slow: {why}", world, options, out)
-    chosen: list[str] = []
-    for stripe, upstream in enumerate(before):
+    """The first child takes its place, the others go where there is room, and so does it: below them all."""
+    member = replica.member
+    vertex = record.swarm.vertex(member)
+    why = f"{world.rate(member) / 1e6:.0f} MB/s where the median is {world.median_rate / 1e6:.0f}"
+    for stripe, upstream in enumerate(vertex.upstreams):
+        heirs = [c for c in record.swarm.children_of(member, stripe) if c != upstream]
+        if not heirs or upstream not in record.swarm:
+            continue
+        heir = record.swarm.vertex(heirs[0])
+        if len(heir.upstreams) == len(vertex.upstreams):
+            _replace(
+                record, heirs[0], stripe, upstream, f"takes the place of {out.node(member)}, slow: {why}", world, out
+            )
+        for child in record.swarm.children_of(member, stripe):
+            reparent(record, record.replicas[child], member, f"slow: {why}", world, options, out)
+        if member not in record.swarm or len(vertex.upstreams) <= stripe:
+            return
         found, _ = choose_upstream(
-            record.swarm, replica.member, world, options.planner, stripe=stripe, stripes=len(before)
+            record.swarm, member, world, options.planner, stripe=stripe, stripes=len(vertex.upstreams)
         )
-        stays = len(before) > 1 and stripe != interior and upstream in record.swarm
-        chosen.append(upstream if stays or found is None else found)
-    if len(set(chosen)) == 1:
-        chosen, interior = chosen[:1], None
-    record.swarm.attach(replica.member, tuple(chosen), out.now, interior)
-    replica.reason = f"made a leaf: {why}"
-    out.tell(record, replica.member, replica.reason)
-    out.receive(record, replica.member, world.median_rate)
+        if found is not None:
+            _replace(record, member, stripe, found, f"made a leaf: {why}", world, out)
 
 
 def quarantine(record: VersionRecord, member: str, why: str, out: Outbox) -> tuple[str, ...]:

@@ -69,6 +69,26 @@ def slots(member: str, world: World, options: PlannerOptions) -> int:
     return max(1, min(options.max_slots, int(options.egress_rate / rate)))
 
 
+def has_room(vertex: Vertex, share: float, world: World, options: PlannerOptions) -> bool:
+    """Whether a member can send another `share` of a flow without slowing those that read from it."""
+    return vertex.load + share <= slots(vertex.member, world, options) + _SLACK
+
+
+def leaf_to_replace(swarm: Swarm, member: str, stripe: int, world: World, options: PlannerOptions) -> Vertex | None:
+    """In a full tree: a leaf whose place `member` can take, as the leaf itself fits anywhere, also below
+    `member`."""
+    for _, level in swarm.levels():
+        for v in level:
+            if v.member == member or len(v.upstreams) != 2 or swarm.children_of(v.member, stripe):
+                continue
+            parent = v.upstreams[stripe]
+            if parent == member or any(u not in swarm for u in v.upstreams) or swarm.vertex(parent).barred:
+                continue
+            if not is_slow(parent, world, options) and not swarm.reaches_in_stripe(member, parent, stripe):
+                return v
+    return None
+
+
 def stripes_for(receivers: int, sources: int, options: PlannerOptions) -> tuple[int, str]:
     """How many stripes a burst should use."""
     if sources and receivers / sources > options.stripe_threshold:
@@ -216,6 +236,7 @@ def choose_upstream(
         (parent or None when there is no candidate at all, reason).
     """
     here = world.place(member)
+    share = 1 / stripes
     best: tuple[tuple[float, ...], Vertex] | None = None
     for depth, level in swarm.levels():
         if best is not None and best[0][:2] == (0.0, 0.0) and depth > best[0][3] + options.far_penalty:
@@ -229,9 +250,11 @@ def choose_upstream(
                 continue
             there = world.place(v.member)
             same_node = here.node == there.node
-            full = v.load + 1 / stripes > slots(v.member, world, options) + _SLACK
+            full = not has_room(v, share, world, options)
             slow = not v.complete and is_slow(v.member, world, options)
             hops = depth + (0 if same_node or here.labels == there.labels else options.far_penalty)
+            if full:
+                hops = -hops  # whoever shares slows all that read below: the fewer the better
             score = (float(slow), float(full), float(not same_node), float(hops), v.load, v.used_at)
             if (best is None or score < best[0]) and not _reads_from(swarm, v, member, stripe, stripes):
                 best = (score, v)
