@@ -27,6 +27,8 @@ class ServiceSettings(Frozen):
     """A read without progress for this long is given up on and its upstream left."""
     egress_rate: float = Field(default=0.0, ge=0)
     """Bytes per second that one transfer actor may send; 0: one flow fills it. Decides how many children it gets."""
+    receive_rate: float = Field(default=0.0, ge=0)
+    """Bytes per second that one receiver reads at most, to leave room on a NIC that also serves; 0: no limit."""
     gather_seconds: float = Field(default=0.05, ge=0)
     """How long receivers that follow one another closely are gathered before they are placed."""
     recovery_seconds: float = Field(default=5.0, ge=0)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from ray_weights.actors.shard_arena import Record, ShardArena, read_record, tail_nbytes
@@ -12,7 +14,7 @@ from ray_weights.core.manifest import Manifest, chunk_count, chunk_span
 from ray_weights.errors import ArenaError, LimitReached
 from ray_weights.memory.arena import Arena
 from ray_weights.memory.host import HostArena, find_orphans
-from ray_weights.memory.limits import check_fits
+from ray_weights.memory.limits import check_fits, memory_headroom
 from ray_weights.schemas.keys import ShardKey
 from ray_weights.transports.transport import Transport
 
@@ -44,7 +46,19 @@ class Arenas:
         if len(self._open) + len(self._never_again) >= self._limit:
             raise LimitReached(f"{self._limit} arenas exist on this transfer actor (setting max_arenas)")
         if self._device == "cpu":
-            check_fits(nbytes + self._reserve)
+            check_fits(nbytes + self._spoken_for())
+
+    def would_fit(self, nbytes: int, without: Iterable[ShardArena]) -> bool:
+        """Whether there was room for a new arena if these were freed. Any thread."""
+        gone = set(without)
+        if len(self._open - gone) + len(self._never_again) >= self._limit:
+            return False
+        freed = sum(a.nbytes for a in gone)
+        return self._device != "cpu" or nbytes + self._spoken_for() <= memory_headroom().available_bytes + freed
+
+    def _spoken_for(self) -> int:
+        """Memory that looks free and is not: the reserve, and what arenas of here have not been written to yet."""
+        return self._reserve + sum(_not_taken(a.arena) for a in list(self._open))
 
     def create(self, shard: ShardKey, version: int, layout: Layout, chunk_nbytes: int) -> ShardArena:
         """New memory for a shard, registered with the transport."""
@@ -61,11 +75,9 @@ class Arenas:
         """Copy verified chunks into a new arena; the old one is left to the reads that may still write into it."""
         assert old.manifest is not None
         new = self.create(old.shard, old.version, old.manifest.layout, old.chunk_nbytes)
-        target, source = new.arena.tensor(), old.arena.tensor()
         new.describe(old.manifest)
         for chunk in verified:
-            offset, n = chunk_span(chunk, old.nbytes, old.chunk_nbytes)
-            target[offset : offset + n] = source[offset : offset + n]
+            _copy(old.arena, new.arena, *chunk_span(chunk, old.nbytes, old.chunk_nbytes))
             new.advertise(chunk)
         new.arena.seal()
         old.leave()
@@ -128,6 +140,24 @@ class Arenas:
         from ray_weights.memory.device import DeviceArena
 
         return DeviceArena.create(arena_id, nbytes, tail, self._device.removeprefix("cuda:"))
+
+
+def _copy(source: Arena, target: Arena, offset: int, nbytes: int) -> None:
+    if isinstance(source, HostArena):  # without torch, whose first import takes seconds
+        target.view(offset, nbytes)[:] = source.view(offset, nbytes)
+    else:
+        target.tensor()[offset : offset + nbytes] = source.tensor()[offset : offset + nbytes]
+
+
+def _not_taken(arena: Arena) -> int:
+    """Bytes of host memory that an arena has yet to take from the kernel."""
+    if not isinstance(arena, HostArena):
+        return 0
+    try:
+        taken = os.fstat(arena.handle().fd).st_blocks * 512
+    except OSError:
+        return 0  # closed meanwhile
+    return max(0, arena.data.nbytes - taken)
 
 
 def _take_pages(arena: Arena) -> None:

@@ -9,7 +9,7 @@ import time
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError
+from ray.exceptions import ActorUnavailableError, RayError
 from ray.util import list_named_actors
 
 from ray_weights.actors.names import NAMESPACE, TRANSFER_PREFIX
@@ -64,8 +64,9 @@ class Coordinator:
         """A transfer actor joins; returns the epoch that it belongs to from now on."""
         join = Join.model_validate_json(event).model_copy(update={"epoch": self._registry.epoch})
         handle = ray.get_actor(join.info.actor_name, namespace=NAMESPACE)
+        messages = self._registry.handle(join, self._now())
         self._handles[join.member] = handle
-        self._send(self._registry.handle(join, self._now()))
+        self._send(messages)
         self._watch(self._until_dead(join.member, handle))
         return self._registry.epoch
 
@@ -133,16 +134,23 @@ class Coordinator:
         task.add_done_callback(self._watches.discard)
 
     async def _until_dead(self, member: str, handle: ActorHandle) -> None:
-        with contextlib.suppress(RayActorError):
+        lost: Exception | None = None
+        try:
             await handle.watch.remote()
+        except RayError as e:
+            lost = e
         if self._handles.pop(member, None) is not None:
-            log.warning("transfer actor %s died", member)
+            log.warning("transfer actor %s died: %s", member, lost)
             self._send(self._registry.member_died(member, self._now()))
+        if isinstance(lost, ActorUnavailableError):
+            # Restarted, then it joins by itself; but should only the connection have been lost, it does not know.
+            with contextlib.suppress(RayError):
+                await handle.new_epoch.remote()
 
     async def _call_in(self, actor_name: str) -> None:
         """Tell a transfer actor of an earlier epoch that a new one has begun."""
         try:
             handle = ray.get_actor(actor_name, namespace=NAMESPACE)
             await handle.new_epoch.remote()
-        except (RayActorError, ValueError):
+        except (RayError, ValueError):
             self._send(self._registry.expected_died(actor_name, self._now()))

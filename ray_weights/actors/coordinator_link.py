@@ -10,14 +10,16 @@ from collections.abc import Callable
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from ray_weights.actors.names import COORDINATOR, NAMESPACE
 from ray_weights.errors import CoordinatorUnavailable, Fenced
-from ray_weights.schemas.messages import Event, Join
+from ray_weights.schemas.messages import Command, Event, Join
 
 log = logging.getLogger(__name__)
 _RETRY_SECONDS = 0.5
+_LONGEST_RETRY_SECONDS = 5.0
+_MOST_HELD = 4096
 
 
 class CoordinatorLink:
@@ -30,14 +32,19 @@ class CoordinatorLink:
         self._epoch: int | None = None
         self._joined = asyncio.Event()
         self._rejoin = asyncio.Event()
+        self._carry_out: Callable[[Command], None]
+        self._held: list[Command] = []
+        """Came while this member was joining: the coordinator's first commands overtake its answer."""
 
-    def start(self, describe: Callable[[], Join], joined: Callable[[], None]) -> None:
+    def start(
+        self, describe: Callable[[], Join], joined: Callable[[], None], carry_out: Callable[[Command], None]
+    ) -> None:
         """Join, and keep joined for as long as the process lives.
 
         `describe` says what this member is and holds now; its epoch is filled in by the coordinator. `joined` is
-        called after each joining.
+        called after each joining, `carry_out` for each command of the present epoch.
         """
-        self._describe, self._when_joined = describe, joined
+        self._describe, self._when_joined, self._carry_out = describe, joined, carry_out
         self._task = asyncio.get_running_loop().create_task(self._keep_joined())
 
     async def post(self, make_event: Callable[[int], Event], timeout: float) -> None:
@@ -61,9 +68,18 @@ class CoordinatorLink:
                 self._lost()
             except (TimeoutError, GetTimeoutError) as e:
                 raise CoordinatorUnavailable(
-                    f"the coordinator did not answer within {timeout:.0f} s; `ray-weights status` says whether it is up, "
+                    f"the coordinator did not answer within {timeout:.0f} s; `ray-weights status` looks for it, "
                     "`ray-weights up` starts it"
                 ) from e
+
+    def deliver(self, command: Command) -> None:
+        """A command of a coordinator: refused unless it is of the epoch that this member has joined."""
+        if not self._joined.is_set():
+            self._held = [*self._held[1 - _MOST_HELD :], command]
+        elif command.epoch == self._epoch:
+            self._carry_out(command)
+        else:
+            log.warning("a %s of epoch %d is refused: this is %d", command.type, command.epoch, self._epoch)
 
     def new_epoch(self) -> None:
         """The coordinator says that it was restarted."""
@@ -74,19 +90,25 @@ class CoordinatorLink:
         self._rejoin.set()
 
     async def _keep_joined(self) -> None:
+        pause = _RETRY_SECONDS
         while True:
             try:
                 self._handle = ray.get_actor(COORDINATOR, namespace=NAMESPACE)
                 self._rejoin.clear()
                 self._epoch = await self._handle.join.remote(self._describe().model_dump_json().encode())
                 self._joined.set()
+                pause = _RETRY_SECONDS
                 log.info("joined epoch %d", self._epoch)
+                held, self._held = self._held, []
+                for command in held:
+                    self.deliver(command)
                 self._when_joined()
                 await self._until_lost(self._handle)
-            except (RayActorError, ValueError) as e:
+            except (RayError, ValueError) as e:  # it is not there, or it refuses
                 log.info("no coordinator: %s", e)
             self._joined.clear()
-            await asyncio.sleep(_RETRY_SECONDS * (0.5 + random.random()))
+            await asyncio.sleep(pause * (0.5 + random.random()))
+            pause = min(2 * pause, _LONGEST_RETRY_SECONDS)
 
     async def _until_lost(self, handle: ActorHandle) -> None:
         """Return when the coordinator ends, or when an answer of it shows that this member must join again."""
@@ -94,7 +116,7 @@ class CoordinatorLink:
         async def watch() -> None:
             try:
                 await handle.watch.remote()
-            except RayActorError:
+            except RayError:
                 return
 
         tasks = {asyncio.ensure_future(watch()), asyncio.ensure_future(self._rejoin.wait())}

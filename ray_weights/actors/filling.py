@@ -31,9 +31,12 @@ class Filling:
             answer(local, errors.SourceLost(f"every source of {local.shard} is gone"))
             await self._shards.discard(local)
             return
+        local.state = "filling"  # at once: the same command may come again
         await self._shards.stop_receiving(local)
         try:
             await self.make_fillable(local, command.version, command.reason)
+            if local not in self._shards.all:
+                await self._shards.discard(local)  # given up meanwhile
         except errors.RayWeightsError as e:
             answer(local, e)
             await self._shards.discard(local)

@@ -39,6 +39,11 @@ class LeaseBook:
     def of_arena(self, arena_id: str) -> tuple[Granted, ...]:
         return tuple(g for g in self._granted.values() if g.arena_id == arena_id)
 
+    def older_than(self, seconds: float) -> tuple[Granted, ...]:
+        """Granted leases that have lasted this long."""
+        now = time.monotonic()
+        return tuple(g for g in self._granted.values() if now - g.since >= seconds)
+
     def hold(self, lease: str) -> None:
         self._held.add(lease)
 

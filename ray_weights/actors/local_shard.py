@@ -58,6 +58,11 @@ class LocalShard:
     since: float = field(default_factory=time.monotonic)
     used_at: float = field(default_factory=time.monotonic)
 
+    @property
+    def serving(self) -> ShardArena | None:
+        """The arena that others read: a receive may have moved to another one."""
+        return self.receive.arena if self.receive is not None else self.arena
+
     def holding(self) -> Holding | None:
         if self.state != "ready" or self.manifest is None or self.version is None:
             return None

@@ -9,7 +9,7 @@ import secrets
 import time
 from collections.abc import Callable
 
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError
 
 from ray_weights import errors
 from ray_weights.actors.local_shard import LocalShard
@@ -97,6 +97,7 @@ class Pulling:
             self._here.arenas.move,
             self._wishes(local),
             ReceiverOptions(window=self._here.settings.window, stall_seconds=self._here.settings.stall_seconds),
+            self._here.settings.receive_rate,
         )
         local.served.set()
         self._here.plane.post(lambda: receive.start(local.upstreams))
@@ -114,7 +115,7 @@ class Pulling:
                 if manifest.digest() == digest:
                     return manifest
                 why = "its manifest is not the one that the coordinator knows"
-            except (errors.SourceLost, RayActorError, RayTaskError, TimeoutError, ValueError) as e:
+            except (errors.SourceLost, RayError, TimeoutError, ValueError) as e:
                 why = f"no manifest: {e}"
             log.info("%s from %s: %s", local.shard, upstream, why)
             if local.upstreams[0] == upstream:
@@ -153,7 +154,7 @@ class Pulling:
     async def _connect(self, local: LocalShard, upstream: str) -> None:
         """Take a lease on an upstream."""
         receive = local.receive
-        if receive is None or local.version is None or local.manifest is None:
+        if receive is None or local.version is None or local.manifest is None or local not in self._shards.all:
             return
         request = LeaseRequest(
             reader=self._here.member,
@@ -172,17 +173,24 @@ class Pulling:
             why = str(e)
             self._here.plane.post(lambda: receive.link_failed(upstream, "stale", why))
             return
-        except (RayActorError, RayTaskError, TimeoutError, ValueError) as e:
+        except (RayError, TimeoutError, ValueError) as e:
             why = f"no lease: {e}"[:500]
             self._here.plane.post(lambda: receive.link_failed(upstream, "unreachable", why))
+            return
+        if not self._here.leases.holds(request.lease):
+            # Given back while the answer was under way: the word may have come before the lease was granted.
+            self._release(upstream, request.lease)
             return
         self._here.plane.post(lambda: receive.connected(upstream, lease))
 
     def _give_back(self, local: LocalShard, upstream: str) -> None:
         lease = local.leases.pop(upstream, None)
-        if lease is None:
-            return
-        self._here.leases.give_back(lease)
+        if lease is not None:
+            self._here.leases.give_back(lease)
+            self._release(upstream, lease)
+
+    def _release(self, upstream: str, lease: str) -> None:
+        """Say so to the source; should the word be lost, it will ask."""
         with contextlib.suppress(ValueError):  # it is gone, and its leases with it
             self._here.actor(upstream).release.remote(lease)
 
@@ -202,7 +210,8 @@ class Pulling:
             log.warning("cannot report %s: %s", report.kind, e)  # the receiver repeats it until its deadline
 
     async def _finished(self, local: LocalShard, stats: ReceiveStats) -> None:
-        assert local.receive is not None
+        if local.receive is None:
+            return  # given up in the same moment
         local.arena, local.receive = local.receive.arena, None
         local.state, local.stats = "ready", stats
         if not local.opened.done():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -66,8 +67,14 @@ class Receive:
         move_arena: Callable[[ShardArena, tuple[int, ...]], ShardArena],
         wishes: Wishes,
         options: ReceiverOptions,
+        rate: float = 0.0,
     ) -> None:
-        """`move_arena(old, verified chunks)`: a new arena with copies of these chunks; `old` is never used again."""
+        """
+        Args:
+            move_arena: (old arena, verified chunks) -> a new arena with copies of these chunks; `old` is never used
+                again.
+            rate: bytes per second to read at most; 0 for no limit.
+        """
         self.name = f"{shard} v{version}"
         self.manifest = manifest
         self.arena = arena
@@ -81,10 +88,15 @@ class Receive:
         self._links: dict[str, _Link] = {}
         self._tickets: dict[ReadTicket, tuple[int, int]] = {}
         """Chunk reads in flight -> (chunk, generation)."""
+        self._written_late = False
+        """Whether a read that was given up on may still write into the present arena."""
         self._page_reads: list[tuple[float, str]] = []
         """(due, upstream), a heap."""
+        self._seconds_per_chunk = manifest.chunk_nbytes / rate if rate > 0 else 0.0
+        self._paced: deque[machine.ReadChunk] = deque()
+        """Reads that wait until the rate allows them."""
+        self._next_read_at = 0.0
         self._started = time.monotonic()
-        self._first_chunk_at: float | None = None
 
     # On the data plane's thread
 
@@ -98,6 +110,9 @@ class Receive:
 
     def connected(self, upstream: str, lease: Lease) -> None:
         """A lease was granted: prepare the descriptors of every chunk and of the page, once."""
+        if self.machine.done:
+            self._wishes.disconnect(upstream)
+            return
         try:
             peer = self._transport.connect(lease.card)
             link = self._link(peer, lease)
@@ -119,6 +134,9 @@ class Receive:
         self._collect_pages()
         while self._page_reads and self._page_reads[0][0] <= now:
             self._start_page_read(heapq.heappop(self._page_reads)[1])
+        while self._paced and self._next_read_at <= now:
+            self._next_read_at = max(self._next_read_at, now - self._seconds_per_chunk) + self._seconds_per_chunk
+            self._read_chunk(self._paced.popleft())
         if now >= self.machine.next_wakeup():
             self.handle(machine.Tick())
         if self.machine.done:
@@ -126,6 +144,8 @@ class Receive:
         due = self.machine.next_wakeup()
         if self._page_reads:
             due = min(due, self._page_reads[0][0])
+        if self._paced:
+            due = min(due, self._next_read_at)
         if self._tickets or any(link.page_ticket is not None for link in self._links.values()):
             due = min(due, now + self.machine.poll_seconds)
         return due
@@ -133,15 +153,14 @@ class Receive:
     def cancel(self) -> bool:
         """Stop. Returns whether the arena may be used again: not if a read might still write into it."""
         self._plane.remove(self)
-        clean = not self._tickets
         self._give_up_tickets()
         for upstream in list(self._links):
             self._disconnect(upstream)
         self.machine.done = True
-        return clean
+        return not self._written_late
 
     def failed(self, error: Exception) -> None:
-        self._give_up_tickets()
+        self.cancel()
         self._wishes.failed(error)
 
     # Commands
@@ -154,8 +173,10 @@ class Receive:
                 self._disconnect(upstream)
             case machine.ReadPage(upstream, at):
                 heapq.heappush(self._page_reads, (at, upstream))
-            case machine.ReadChunk(chunk, upstream, generation):
-                self._read_chunk(chunk, upstream, generation)
+            case machine.ReadChunk() if self._seconds_per_chunk:
+                self._paced.append(command)
+            case machine.ReadChunk():
+                self._read_chunk(command)
             case machine.Verify(chunk, generation):
                 self._verify(chunk, generation)
             case machine.Advertise(chunk):
@@ -169,11 +190,13 @@ class Receive:
             case machine.Finish():
                 self._finish()
 
-    def _read_chunk(self, chunk: int, upstream: str, generation: int) -> None:
-        if self._first_chunk_at is None:
-            self._first_chunk_at = time.monotonic()
+    def _read_chunk(self, read: machine.ReadChunk) -> None:
+        chunk, generation = read.chunk, read.generation
+        link = self._links.get(read.upstream)
+        if generation != self.machine.generation or link is None:
+            return  # it was paced, and the arena has moved meanwhile
         try:
-            ticket = self._transport.start(self._links[upstream].chunks, chunk)
+            ticket = self._transport.start(link.chunks, chunk)
         except TransportError as e:
             detail = str(e)
             self._plane.post(lambda: self.handle(machine.ReadFailed(chunk, generation, detail)))
@@ -238,12 +261,17 @@ class Receive:
     def _relocate(self, generation: int, verified: tuple[int, ...]) -> None:
         self._give_up_tickets()
         self.arena = self._move_arena(self.arena, verified)
-        for link in self._links.values():
+        self._written_late = False
+        for upstream, link in self._links.items():
             self._transport.release_plan(link.chunks)
-            link.chunks = self._chunk_plan(link.peer, link.lease)
+            try:
+                link.chunks = self._chunk_plan(link.peer, link.lease)
+            except TransportError as e:  # gone as well; its old plan is released, so no read of it can start
+                self._plane.post(lambda u=upstream, why=str(e): self.link_failed(u, "dead", why))  # type: ignore[misc]
         self._plane.post(lambda: self.handle(machine.Relocated(generation)))
 
     def _give_up_tickets(self) -> None:
+        self._written_late = self._written_late or bool(self._tickets)
         for ticket in self._tickets:
             self._transport.abandon(ticket)
         self._tickets.clear()
@@ -292,6 +320,7 @@ class Receive:
         """Release what belongs to a link. A page read that has not ended keeps its copy for ever."""
         if link.page_ticket is not None:
             self._transport.abandon(link.page_ticket)
+            link.page_ticket = None
         else:
             self._transport.release_plan(link.page)
             self._transport.deregister(link.page_copy.region)

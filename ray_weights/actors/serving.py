@@ -34,9 +34,9 @@ class Serving:
             if local.state not in ("ready", "receiving"):
                 continue
             await asyncio.wait_for(local.served.wait(), HANDSHAKE_SECONDS)
-            if local.arena is None or local.manifest is None or local.manifest.digest() != request.manifest_digest:
+            arena = local.serving
+            if arena is None or local.manifest is None or local.manifest.digest() != request.manifest_digest:
                 continue
-            arena = local.receive.arena if local.receive is not None else local.arena
             self._here.leases.grant(request.lease, request.reader, request.reader_actor, arena.arena.arena_id)
             local.used_at = time.monotonic()
             return Lease(

@@ -10,7 +10,7 @@ import logging
 import time
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from ray_weights import errors
 from ray_weights.actors.filling import Filling
@@ -89,7 +89,8 @@ class ShardTable:
                 f"{request.shard} did not arrive within {request.timeout:.0f} s: {local.story()}"
             )
             if local.waiters == 1 and local.state in _UNDER_WAY:
-                await self.shards.give_up(local, str(late), late)
+                # By itself: the coordinator may be what does not answer, and the deadline has passed already.
+                self._here.spawn(self.shards.give_up(local, str(late), late))
             raise late from e
         finally:
             local.waiters -= 1
@@ -178,7 +179,8 @@ class ShardTable:
         for asking in [s for s in here if s.state == "asked" and s.version in (None, command.version)]:
             if held is not None:
                 held.used_at = time.monotonic()
-                asking.opened.set_result(held.arrived())
+                if not asking.opened.done():
+                    asking.opened.set_result(held.arrived())
                 self.shards.all.remove(asking)
 
     async def _refused(self, local: LocalShard, command: m.Refuse) -> None:
@@ -200,7 +202,7 @@ class ShardTable:
             actor = ray.get_actor(command.source[1], namespace=NAMESPACE)
             call = actor.manifest_of.remote(command.shard.model_dump_json().encode(), command.version)
             manifest = Manifest.from_bytes(await asyncio.wait_for(call, HANDSHAKE_SECONDS))
-        except (errors.SourceLost, RayActorError, RayTaskError, TimeoutError, ValueError) as e:
+        except (errors.SourceLost, RayError, TimeoutError, ValueError) as e:
             return f" (the source could not be asked which tensor differs: {e})"
         return ": " + first_difference(layout, manifest.layout)
 
@@ -215,7 +217,7 @@ class ShardTable:
     def progress(self) -> list[TransferProgress]:
         leases = self._here.leases
         return [
-            s.progress(tuple(g.reader for g in leases.of_arena(s.arena.arena.arena_id)) if s.arena else ())
+            s.progress(tuple(g.reader for g in leases.of_arena(s.serving.arena.arena_id)) if s.serving else ())
             for s in self.shards.all
         ]
 

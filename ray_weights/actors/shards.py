@@ -6,9 +6,10 @@ import asyncio
 import logging
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import ActorUnavailableError, RayError
 
 from ray_weights import errors
+from ray_weights.actors.lease_book import Granted
 from ray_weights.actors.local_shard import LocalShard
 from ray_weights.actors.names import NAMESPACE
 from ray_weights.actors.shard_arena import ShardArena
@@ -18,6 +19,7 @@ from ray_weights.schemas.keys import ShardKey
 
 log = logging.getLogger(__name__)
 _ASK_READERS_SECONDS = 1.0
+_DOUBT_LEASES_SECONDS = 5.0
 
 
 class Shards:
@@ -50,7 +52,7 @@ class Shards:
                 return
             except (errors.ArenaTooLarge, errors.LimitReached):
                 idle = [s for s in self.all if s.state == "ready" and s.waiters == 0 and not self._read(s)]
-                if not idle:
+                if not idle or not self._here.arenas.would_fit(nbytes, [s.arena for s in idle if s.arena]):
                     raise
                 oldest = min(idle, key=lambda s: s.used_at)
                 log.info("%s v%s is freed to make room for %d bytes", oldest.shard, oldest.version, nbytes)
@@ -102,7 +104,8 @@ class Shards:
         local.moved.set()
 
     def _read(self, local: LocalShard) -> bool:
-        return local.arena is not None and bool(self._here.leases.of_arena(local.arena.arena.arena_id))
+        arena = local.serving
+        return arena is not None and bool(self._here.leases.of_arena(arena.arena.arena_id))
 
     async def _free_when_unread(self, arena: ShardArena) -> None:
         """Free an arena once every reader has given its lease back or has died: never before."""
@@ -110,16 +113,30 @@ class Shards:
         leases = self._here.leases
         while granted := leases.of_arena(arena.arena.arena_id):
             for lease in granted:
-                try:
-                    reader = ray.get_actor(lease.reader_actor, namespace=NAMESPACE)
-                    if not await asyncio.wait_for(reader.holds_lease.remote(lease.lease), HANDSHAKE_SECONDS):
-                        leases.end(lease.lease)
-                except (RayActorError, ValueError):
-                    leases.end(lease.lease)  # the reader is dead
-                except TimeoutError:
-                    log.warning("%s does not say whether it still reads %s", lease.reader, arena.shard)
-            await asyncio.sleep(_ASK_READERS_SECONDS)
+                await self._end_if_over(lease)
+            if leases.of_arena(arena.arena.arena_id):
+                await asyncio.sleep(_ASK_READERS_SECONDS)
         await self._here.on_plane(lambda: self._here.arenas.free(arena))
+
+    async def keep_leases_true(self) -> None:
+        """Ask readers now and then whether they still read: one that died says nothing when it ends."""
+        while True:
+            await asyncio.sleep(_DOUBT_LEASES_SECONDS)
+            for lease in self._here.leases.older_than(_DOUBT_LEASES_SECONDS):
+                await self._end_if_over(lease)
+
+    async def _end_if_over(self, lease: Granted) -> None:
+        """End a lease that its reader does not hold any more, because it gave it back or because it is dead."""
+        leases = self._here.leases
+        try:
+            reader = ray.get_actor(lease.reader_actor, namespace=NAMESPACE)
+            if not await asyncio.wait_for(reader.holds_lease.remote(lease.lease), HANDSHAKE_SECONDS):
+                leases.end(lease.lease)
+        except (TimeoutError, ActorUnavailableError) as e:
+            # Frozen, restarting or cut off: it may read on. Should it have been restarted, it says so next time.
+            log.warning("%s does not say whether it still reads: %s", lease.reader, e)
+        except (RayError, ValueError):
+            leases.end(lease.lease)  # dead for good
 
 
 def answer(local: LocalShard, error: errors.RayWeightsError) -> None:

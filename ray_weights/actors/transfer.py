@@ -25,6 +25,8 @@ from ray_weights.schemas.messages import COMMAND, Join
 from ray_weights.transports.nixl import NixlSettings, NixlTransport
 
 log = logging.getLogger(__name__)
+_ADOPT_SECONDS = 3600.0
+"""Every digest of what an engine still holds is computed, which takes as long as it takes."""
 
 
 class TransferActor:
@@ -53,10 +55,11 @@ class TransferActor:
         self._link = CoordinatorLink()
         self._here = Surroundings(member, actor_name, self._plane, self._arenas, config, self._link)
         self._table = ShardTable(self._here)
-        for arena, record, manifest in self._plane.call(self._arenas.adopt):
+        for arena, record, manifest in self._plane.call(self._arenas.adopt, timeout=_ADOPT_SECONDS):
             self._table.adopt(arena, record.version, manifest)
             log.info("took up %s v%d again", record.shard, record.version)
-        self._link.start(self._join, self._table.ask_again)
+        self._here.spawn(self._table.shards.keep_leases_true())
+        self._link.start(self._join, self._table.ask_again, self._table.deliver)
 
     # Engines and Python callers
 
@@ -99,7 +102,7 @@ class TransferActor:
     # The coordinator
 
     async def deliver(self, command: bytes) -> None:
-        self._table.deliver(COMMAND.validate_json(command))
+        self._link.deliver(COMMAND.validate_json(command))
 
     async def new_epoch(self) -> None:
         """The coordinator was restarted: join it again."""

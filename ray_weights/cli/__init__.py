@@ -66,6 +66,9 @@ def up(
     egress_rate: Annotated[
         float | None, typer.Option(help="Bytes per second that one transfer actor may send; 0: one flow fills it.")
     ] = None,
+    receive_rate: Annotated[
+        float | None, typer.Option(help="Bytes per second that one receiver reads at most; 0: no limit.")
+    ] = None,
     gather_seconds: Annotated[
         float | None, typer.Option(help="How long receivers that come together are gathered.")
     ] = None,
@@ -99,6 +102,7 @@ def up(
             "chunk_nbytes": chunk_nbytes,
             "stall_seconds": stall_seconds,
             "egress_rate": egress_rate,
+            "receive_rate": receive_rate,
             "gather_seconds": gather_seconds,
             "max_arenas": max_arenas,
             "memory_reserve_nbytes": memory_reserve_nbytes,
