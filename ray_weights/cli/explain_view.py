@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 
 from rich.console import Group, RenderableType
@@ -50,7 +51,7 @@ def _headline(replica: ReplicaStory) -> Text:
         return text.append("no longer there", style="dim")
     text.append(now.state, style="green" if now.state == "ready" else "yellow")
     if now.reason:
-        text.append(f": {now.reason}")
+        text.append(f": {_short(now.reason)}")
     return text
 
 
@@ -59,5 +60,10 @@ def _story(lines: tuple[StoryLine, ...], start: float) -> Table:
     table.add_column(justify="right", no_wrap=True, style="dim")
     table.add_column()
     for line in lines:
-        table.add_row(f"{line.at - start:.3f} s", line.what)
+        table.add_row(f"{line.at - start:.3f} s", _short(line.what))
     return table
+
+
+def _short(text: str) -> str:
+    """Ray's node ids are 56 digits long; the first eight tell them apart, and are what member names begin with."""
+    return re.sub(r"\b([0-9a-f]{8})[0-9a-f]{48}\b", r"\1", text)
