@@ -33,7 +33,8 @@ def main() -> None:
             line = "trial " + measure().model_dump_json()
         except Exception as e:  # the other cases are worth having
             traceback.print_exc()
-            line = "missed " + Missed(case=case, reason=f"{type(e).__name__}: {e}"[:500]).model_dump_json()
+            reason = str(e).strip().splitlines() or [""]  # Ray puts the traceback first
+            line = "missed " + Missed(case=case, reason=f"{type(e).__name__}: {reason[-1][:300]}").model_dump_json()
         print(line, flush=True)
     ray.shutdown()
 

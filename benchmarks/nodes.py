@@ -18,7 +18,7 @@ from benchmarks.network import Host, processes_in
 REPOSITORY: Final = Path(__file__).resolve().parents[1]
 PORT: Final = 6379
 _START_SECONDS: Final = 120.0
-_SHIM: Final = '''"""Ray looks for `nixl`; the wheel that is installed is called by the CUDA version that it was built for."""
+_SHIM: Final = '''"""Ray looks for `nixl`; the wheels are called by the CUDA version that they were built for."""
 import importlib
 import sys
 
@@ -63,10 +63,13 @@ class RayNodes:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_IGNORE_UNHANDLED_ERRORS": "1",
             "RAY_enable_metrics_collection": "0",
             "RAY_prestart_worker_first_driver": "0",
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
             "OMP_NUM_THREADS": "1",
+            # Ray's default of 15 makes the workers wait for whatever else the machine does.
+            "RAY_worker_niceness": "0",
             **self._settings,
         }
         return self

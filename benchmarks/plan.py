@@ -37,7 +37,8 @@ class Plan(Record):
         return (*self.swarm_hosts, "head", "pair")
 
     def wants(self, case: str) -> bool:
-        return not self.cases or any(case.startswith(c) for c in self.cases)
+        """Whether a case is to be measured; a lone receiver always is, as everything is divided by it."""
+        return not self.cases or case == "lone" or any(case.startswith(c) for c in self.cases)
 
 
 def quick_plan(owner_pid: int, cases: tuple[str, ...] = ()) -> Plan:

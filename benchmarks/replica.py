@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import ray
 
+from ray_weights.actors.names import NAMESPACE, transfer_name
 from ray_weights.schemas.keys import ModelKey, ShardKey
 
 
@@ -42,8 +43,6 @@ class Replica:
 
     def member_actor(self) -> str:
         """Name of the transfer actor of this host."""
-        from ray_weights.actors.names import transfer_name
-
         return transfer_name(ray.get_runtime_context().get_node_id(), "cpu")
 
     def load(self, model: str, wait: float = 0.0) -> None:
@@ -77,6 +76,21 @@ class Replica:
             self._host, began, ended, stats.seconds, stats.read_again_nbytes, stats.chunks_from_receivers,
             tuple(m for m, _ in stats.upstream_nbytes),
         )  # fmt: skip
+
+    def wait_for_transfer_actor(self, timeout: float) -> None:
+        """Return once the transfer actor of this host answers, after a restart."""
+        from ray.exceptions import RayActorError
+
+        actor = ray.get_actor(self.member_actor(), namespace=NAMESPACE)
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                ray.get(actor.progress.remote(), timeout=timeout)
+                return
+            except RayActorError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.25)
 
     def drop(self, model: str) -> None:
         self._session.drop(_shard(model), 1)

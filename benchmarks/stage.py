@@ -66,6 +66,15 @@ class Stage:
         by_address = {m.node_name: m.pid for m in self.status().members}
         return {h.name: by_address[h.address] for h in self.hosts if h.address in by_address}
 
+    def wait_for_restart(self, host: int, before: dict[str, int]) -> None:
+        """Return once a killed transfer actor is back and the coordinator knows its new process."""
+        name, deadline = self.hosts[host].name, time.monotonic() + 60
+        while self.pids().get(name) in (None, before[name]):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the transfer actor of {name} did not come back")
+            time.sleep(0.25)
+        ray.get(self.replicas[host].wait_for_transfer_actor.remote(60.0), timeout=90)
+
     def host_of(self, member: str) -> str:
         """Host name of a transfer actor."""
         addresses = {m.member: m.node_name for m in self.status().members}
