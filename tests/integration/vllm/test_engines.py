@@ -34,7 +34,7 @@ def run_engine(checkpoint: Path, directory: Path, environment: dict[str, str], *
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=240,
+        timeout=400,
         check=False,
     )
     assert run.returncode == 0, run.stdout[-5000:]
@@ -42,6 +42,7 @@ def run_engine(checkpoint: Path, directory: Path, environment: dict[str, str], *
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # two engines of two workers each, on cores that others may use as well
 def test_a_tensor_parallel_engine_on_another_node_receives_rank_by_rank(two_nodes, checkpoint, tmp_path):
     cluster = {"RAY_ADDRESS": two_nodes.address}
     # The first engine's parent is connected to Ray, as in a notebook; the second's is not, as under `vllm serve`.
