@@ -101,8 +101,38 @@ def plan_burst(
 ) -> list[Placement]:
     """Place receivers that wait at the same time, and attach them to the graph.
 
-    Members of one node are placed one after another, so that all but the first read from a neighbour.
+    One member of each node is placed among the nodes; the others of the node read from it in a chain, so that
+    each node's NIC carries the weights in only once.
     """
+    heads, followers = _by_node(receivers, world, options)
+    placements = _plan_heads(swarm, heads, world, options, now)
+    for leader, member in followers:
+        if leader in swarm:
+            swarm.attach(member, (leader,), now)
+            placements.append(Placement(member, (leader,), "receiver on this node, in a chain"))
+    return placements
+
+
+def _by_node(
+    receivers: Sequence[str], world: World, options: PlannerOptions
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """The first of each node, and (leader, member) for the others: each reads from the one before it."""
+    heads: list[str] = []
+    followers: list[tuple[str, str]] = []
+    last: dict[str, str] = {}
+    for member in sorted(receivers, key=lambda m: is_slow(m, world, options)):
+        node = world.place(member).node
+        if node in last:
+            followers.append((last[node], member))
+        else:
+            heads.append(member)
+        last[node] = member
+    return heads, followers
+
+
+def _plan_heads(
+    swarm: Swarm, receivers: Sequence[str], world: World, options: PlannerOptions, now: float
+) -> list[Placement]:
     sources = [m for m in swarm.complete_members() if not swarm.vertex(m).barred]
     stripes, why = stripes_for(len(receivers), len(sources), options)
     # A slow member ahead of others would slow all of them: slow ones go last, where the leaves are.
