@@ -27,6 +27,8 @@ from ray_weights.schemas.members import ReceiveStats
 
 log = logging.getLogger(__name__)
 _REPORT_AGAIN_SECONDS = 2.0
+_MEASURE_CHUNKS = 16
+"""Arrivals after which the rate of an upstream is known well enough."""
 
 
 class Pulling:
@@ -96,7 +98,11 @@ class Pulling:
             arena,
             self._here.arenas.move,
             self._wishes(local),
-            ReceiverOptions(window=self._here.settings.window, stall_seconds=self._here.settings.stall_seconds),
+            ReceiverOptions(
+                window=self._here.settings.window,
+                stall_seconds=self._here.settings.stall_seconds,
+                measure_chunks=_MEASURE_CHUNKS,
+            ),
             self._here.settings.receive_rate,
         )
         local.served.set()
@@ -147,6 +153,7 @@ class Pulling:
             connect=lambda upstream: soon(lambda: self._here.spawn(self._connect(local, upstream))),
             disconnect=lambda upstream: soon(lambda: self._give_back(local, upstream)),
             report=lambda report, have: soon(lambda: self._here.spawn(self._report(local, report, have))),
+            measured=lambda upstream, rate: soon(lambda: self._here.spawn(self._measured(local, upstream, rate))),
             finished=lambda stats: soon(lambda: self._here.spawn(self._finished(local, stats))),
             failed=lambda error: soon(lambda: self._here.spawn(self._broke(local, error))),
         )
@@ -208,6 +215,12 @@ class Pulling:
             )
         except errors.CoordinatorUnavailable as e:
             log.warning("cannot report %s: %s", report.kind, e)  # the receiver repeats it until its deadline
+
+    async def _measured(self, local: LocalShard, upstream: str, rate: float) -> None:
+        with contextlib.suppress(errors.CoordinatorUnavailable):  # it plans without
+            await self._here.post(
+                m.Measured, shard=local.shard, version=local.version or 0, upstream=upstream, rate=rate
+            )
 
     async def _finished(self, local: LocalShard, stats: ReceiveStats) -> None:
         if local.receive is None:

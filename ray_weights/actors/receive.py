@@ -40,6 +40,8 @@ class Wishes:
     """Give the lease back."""
     report: Callable[[machine.Report, int], None]
     """Tell the coordinator; with the number of verified chunks."""
+    measured: Callable[[str, float], None]
+    """Tell the coordinator how many bytes per second come from an upstream while it is asked for any."""
     finished: Callable[[ReceiveStats], None]
     failed: Callable[[Exception], None]
 
@@ -183,8 +185,8 @@ class Receive:
                 self.arena.advertise(chunk)
             case machine.Report():
                 self._wishes.report(command, self.machine.verified_count)
-            case machine.Measured():
-                pass  # no coordinator of ours asks for it
+            case machine.Measured(upstream, chunks_per_second):
+                self._wishes.measured(upstream, chunks_per_second * self.manifest.chunk_nbytes)
             case machine.Relocate(generation, verified, _):
                 self._relocate(generation, verified)
             case machine.Finish():

@@ -1,0 +1,87 @@
+"""One cluster of four nodes for all fault tests, with Ray's token authentication on and every byte going over TCP."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from ray._private.authentication_test_utils import reset_auth_token_state
+from ray.cluster_utils import Cluster
+
+from ray_weights.config import ServiceSettings
+from tests.integration.faults.engines import MiB, Weights
+from tests.integration.faults.fleet import PATIENCE, Fleet, arenas_of, wait_until
+from tests.integration.faults.record import Recorder
+
+SETTINGS = ServiceSettings(
+    chunk_nbytes=256 << 10, window=2, stall_seconds=1.5, memory_reserve_nbytes=64 * MiB, max_arenas=8
+)
+NODES = 4
+
+
+@pytest.fixture(scope="package")
+def cluster() -> Iterator[Cluster]:
+    directory = Path(tempfile.mkdtemp(prefix="rwf-"))  # short, because it becomes part of socket paths
+    token = directory / "token"
+    token.write_text("a token of these tests alone, 0123456789")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_AUTH_MODE", "token")
+        environment.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+        environment.delenv("RAY_AUTH_TOKEN", raising=False)
+        # As between machines: within one, UCX would copy from the peer's memory, whether or not the peer runs.
+        environment.setenv("UCX_TLS", "tcp,self")
+        reset_auth_token_state()
+        made = Cluster()
+        try:
+            made.add_node(num_cpus=4, object_store_memory=100 * MiB, include_dashboard=False, temp_dir=str(directory))
+            for _ in range(NODES - 1):
+                made.add_node(num_cpus=4, object_store_memory=100 * MiB)
+            ray.init(address=made.address, namespace="faults", log_to_driver=False, logging_level="ERROR")
+            yield made
+        finally:
+            ray.shutdown()
+            made.shutdown()
+            shutil.rmtree(directory, ignore_errors=True)
+    reset_auth_token_state()
+
+
+@pytest.fixture(scope="package")
+def _fleet(cluster: Cluster) -> Iterator[Fleet]:
+    head = ray.get_runtime_context().get_node_id()
+    others = sorted(n["NodeID"] for n in ray.nodes() if n["NodeID"] != head)
+    fleet = Fleet(cluster, [head, *others], SETTINGS)
+    fleet.start()
+    yield fleet
+    fleet.stop()
+    wait_until(lambda: not arenas_of(tuple(fleet.node_ids)), "no memory outlives its processes")
+
+
+@pytest.fixture(scope="package")
+def undisturbed_seconds(_fleet: Fleet) -> dict[int, float]:
+    """How long it takes until the last of n receivers has everything, by n, when nothing breaks."""
+    found = {}
+    for n in (1, 2, 3):
+        weights = Weights(f"undisturbed {n}")
+        _fleet.seed(0, weights)
+        openings = ray.get(_fleet.chain(weights, *range(1, n + 1)), timeout=PATIENCE)
+        found[n] = max(o.seconds for o in openings)
+        _fleet.clean_up(weights)
+    return found
+
+
+@pytest.fixture
+def recorder(request: pytest.FixtureRequest, undisturbed_seconds: dict[int, float]) -> Recorder:
+    return Recorder(request.config, request.node.nodeid, undisturbed_seconds)
+
+
+@pytest.fixture
+def fleet(_fleet: Fleet) -> Iterator[Fleet]:
+    """The fleet, whole: nothing frozen, every host joined."""
+    for host in _fleet.hosts:
+        _fleet.joined(host.index)
+    yield _fleet
+    _fleet.thaw_all()
