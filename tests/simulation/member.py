@@ -171,6 +171,9 @@ class Member:
     def command(self, command: m.Command) -> None:
         if command.epoch < self.epoch:
             return  # fenced
+        if self.state == "ended" and isinstance(command, m.BecomeOrigin | m.Wait | m.Receive):
+            self.post(self._dropped)  # a late word made the coordinator believe that it is still wanted here
+            return
         match command:
             case m.BecomeOrigin():
                 self._become_origin()

@@ -20,6 +20,10 @@ def test_a_source_frees_nothing_while_a_read_that_was_given_up_on_may_still_touc
     World(seed).run()
 
 
+def test_one_that_ended_says_so_when_it_is_told_to_go_on() -> None:
+    World(101364).run()
+
+
 def test_a_seed_replays_exactly() -> None:
     first, second = World(249), World(249)
     first.run()

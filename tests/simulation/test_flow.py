@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
+
 import pytest
 from typer.testing import CliRunner
 
@@ -111,11 +114,10 @@ def test_the_command_prints_a_table_and_json() -> None:
 
 def times(ends: list[tuple[End, ...]], chunk: float = 100.0) -> list[float]:
     """When one chunk of each link arrives, all started at once."""
-    import heapq
-
     heap: list[tuple[float, int, object]] = []
     done: dict[int, float] = {}
-    network = Network(lambda t, act: heapq.heappush(heap, (t, len(heap) + len(done) * 1000, act)), chunk)
+    serial = itertools.count()
+    network = Network(lambda t, act: heapq.heappush(heap, (t, next(serial), act)), chunk)
     for i, path in enumerate(ends):
         network.send(Link(path, 1e9, 0.0, lambda _, i=i: done.__setitem__(i, network.now)), 0)
     while heap:
