@@ -44,9 +44,9 @@ class Report:
         return lines
 
 
-def start_coordinator(cluster: LocalCluster, *options: str) -> None:
-    """The documented way. Without it, the first replica would start one. `options` are those of `ray-weights up`."""
-    up = ("ray-weights", "up", *options)
+def start_coordinator(cluster: LocalCluster, *arguments: str) -> None:
+    """The documented way; arguments are those of `ray-weights up`. Without it, the first replica would start one."""
+    up = ["ray-weights", "up", *arguments]
     cluster.command("ray", "job", "submit", "--address", cluster.dashboard, "--", *up, timeout_s=120.0)
 
 
