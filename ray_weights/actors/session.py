@@ -69,7 +69,9 @@ class Session:
         deadline = time.monotonic() + (timeout or settings.connect_timeout)
         self._connection: Connection = connect(deadline)
         self._coordinator = ensure_coordinator(settings, deadline)
-        node_id = inherited_node_id() or ray.get_runtime_context().get_node_id()
+        # A Ray process knows its own node; what it inherited may be another cluster's.
+        inherited = inherited_node_id() if self._connection.ours else None
+        node_id = inherited or ray.get_runtime_context().get_node_id()
         self._actor = ensure_transfer_actor(self._coordinator, node_id, device, deadline)
 
     def open(

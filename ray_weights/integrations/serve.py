@@ -24,6 +24,7 @@ from ray_weights.errors import ConfigError
 from ray_weights.integrations.vllm.options import parse_options
 
 if TYPE_CHECKING:
+    from ray.llm._internal.serve.core.configs.llm_config import LLMConfig as _LLMConfig
     from ray.serve.llm import LLMConfig
 
 LOAD_FORMAT = "ray_weights"
@@ -76,7 +77,7 @@ def llm_config(**fields: Any) -> LLMConfig:
     return LLMConfig(engine_kwargs=engine_kwargs, **fields)
 
 
-def model_uri(config: LLMConfig) -> str | None:
+def model_uri(config: _LLMConfig) -> str | None:
     """The object store URI that the model comes from; None for a path or a hub."""
     source: object = config.model_loading_config
     source = _field(source, "model_source") or _field(source, "model_id")

@@ -50,7 +50,7 @@ def facts_of(tensors: NamedTensors, *, device: torch.device | None = None) -> tu
         else:
             storage = t.untyped_storage().data_ptr()
             start, end = spans[storage]
-            offset = t.storage_offset() * t.itemsize
+            offset = int(t.storage_offset()) * t.itemsize
         facts.append(
             TensorFacts(
                 name=name,
@@ -104,8 +104,8 @@ def _named_spans(tensors: NamedTensors, device: torch.device | None) -> dict[int
         if t.numel() == 0:
             continue
         storage = t.untyped_storage().data_ptr()
-        first = t.storage_offset() * t.itemsize
-        last = first + (1 + sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))) * t.itemsize
+        first = int(t.storage_offset()) * t.itemsize
+        last = first + int(1 + sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))) * t.itemsize
         if last > t.untyped_storage().nbytes():  # FSDP, for one, frees storages under living tensors
             raise CaptureUnsupported(f"the memory of tensor {name!r} has been freed")
         start, end = spans.get(storage, (first, last))
@@ -115,7 +115,7 @@ def _named_spans(tensors: NamedTensors, device: torch.device | None) -> dict[int
 
 
 def _check_plain(name: str, t: torch.Tensor, device: torch.device | None) -> None:
-    if isinstance(t, nn.parameter.UninitializedTensorMixin):
+    if isinstance(t, (nn.UninitializedParameter, nn.UninitializedBuffer)):
         raise CaptureUnsupported(f"tensor {name!r} has no shape before it is loaded")
     if t.layout is not torch.strided or t.is_quantized:
         raise CaptureUnsupported(f"tensor {name!r} is not a plain strided tensor: {t.layout}")

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -129,7 +129,7 @@ def device_architecture(device: torch.device) -> str:
 def _quantization(model_config: ModelConfig) -> str:
     if model_config.quantization is None:
         return ""
-    checkpoint = getattr(model_config.hf_config, "quantization_config", None)
+    checkpoint: Any = getattr(model_config.hf_config, "quantization_config", None)
     if hasattr(checkpoint, "to_dict"):
         checkpoint = checkpoint.to_dict()
     settings = json.dumps([checkpoint, model_config.quantization_config], sort_keys=True, default=str)

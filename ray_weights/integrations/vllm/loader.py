@@ -50,7 +50,8 @@ class RayWeightsLoader(BaseModelLoader):
         # call does not carry the configuration that the key is made of.
         self._loading = vllm_config
         try:
-            return super().load_model(vllm_config=vllm_config, model_config=model_config, prefix=prefix)
+            model: nn.Module = super().load_model(vllm_config=vllm_config, model_config=model_config, prefix=prefix)
+            return model
         finally:
             self._loading = None
 
@@ -75,7 +76,8 @@ class RayWeightsLoader(BaseModelLoader):
         inner = self._own_loader()
         if not hasattr(inner, "get_all_weights"):
             raise NotImplementedError(f"{type(inner).__name__} cannot reload weights in place")
-        return inner.get_all_weights(model_config, model)
+        weights: Iterable[tuple[str, torch.Tensor]] = inner.get_all_weights(model_config, model)
+        return weights
 
     def get_external_weight_memory(self, vllm_config: VllmConfig) -> int:
         """0: on a CPU vLLM does not ask, and on a GPU the arena is allocated after vLLM takes its snapshot of memory
@@ -86,7 +88,7 @@ class RayWeightsLoader(BaseModelLoader):
     # Parts
 
     def _share(self, model: nn.Module, model_config: ModelConfig, vllm_config: VllmConfig) -> None:
-        device = torch.device(vllm_config.load_config.device or vllm_config.device_config.device)
+        device = torch.device(vllm_config.load_config.device or str(vllm_config.device_config.device))
         shard = shard_key(vllm_config, model_config, ranks_of(vllm_config), device, self.options)
         session = self._session(device)
         try:

@@ -47,8 +47,12 @@ def parallel_groups() -> Iterator[None]:
 
     from ray_weights.integrations.vllm.plugin import register
 
-    register()
     patch = pytest.MonkeyPatch()
+    # What registering leaves in the environment would send later tests to a cluster that is gone.
+    for name in ("RAY_WEIGHTS_NODE_ID", "RAY_WEIGHTS_ADDRESS", "VLLM_WORKER_MULTIPROC_METHOD"):
+        patch.setenv(name, "")
+        patch.delenv(name)
+    register()
     # vLLM's CPU worker does the same: without an accelerator the real one raises.
     patch.setattr(torch.accelerator, "empty_cache", lambda: None)
     with set_current_vllm_config(VllmConfig()):
