@@ -14,7 +14,7 @@ from ray_weights.transports.transport import ReadPlan, ReadState, ReadStatus, Re
 
 MakeTransport = Callable[[str], Transport]
 
-READ_TIMEOUT_S = 20.0
+READ_TIMEOUT_S = 60.0
 
 
 def wait(transport: Transport, ticket: ReadTicket) -> ReadState:
