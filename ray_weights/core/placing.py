@@ -287,8 +287,11 @@ def orphaned(
 
 def demote_slow(
     record: VersionRecord, member: str, rates: Rates, world: World, options: PlacingOptions, out: Outbox
-) -> None:
-    """A flow to `member` was measured: if that shows somebody above it to be slow, make it a leaf."""
+) -> bool:
+    """A flow to `member` was measured: if that shows somebody above it to be slow, make it a leaf.
+
+    Call settle() if it returns True.
+    """
     for stripe in range(len(record.swarm.vertex(member).upstreams)):
         for ancestor in record.swarm.path(member, stripe):
             vertex = record.swarm.vertex(ancestor)
@@ -296,7 +299,8 @@ def demote_slow(
                 continue
             if is_slow(ancestor, world, options.planner) and rates.measured_flows(ancestor, vertex.children):
                 _demote(record, record.replicas[ancestor], world, options, out)
-                return
+                return True
+    return False
 
 
 def _demote(record: VersionRecord, replica: Replica, world: World, options: PlacingOptions, out: Outbox) -> None:

@@ -350,8 +350,8 @@ class Registry:
         if event.upstream not in record.swarm.vertex(event.member).upstreams:
             return
         self._rates.flow(event.upstream, event.member, event.rate)
-        placing.demote_slow(record, event.member, self._rates, self._world(), self._options.placing, out)
-        self._settle(record, "", out)
+        if placing.demote_slow(record, event.member, self._rates, self._world(), self._options.placing, out):
+            self._settle(record, "", out)
 
     def _completed(self, event: Completed, out: Outbox) -> None:
         under_way = self._recovery.take(event.member, event.shard, event.version)
