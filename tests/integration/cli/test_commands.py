@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -90,6 +91,17 @@ def test_a_process_of_its_own_prints_nothing_but_json_on_stdout(two_nodes, publi
     assert json.loads(done.stdout)["coordinator"]["epoch"] > 0
 
 
+def test_watch_prints_one_view_per_line_until_it_is_interrupted(two_nodes, published):
+    command = [sys.executable, "-m", "ray_weights.cli", "status", "--watch", "--interval", "0.2", "--json"]
+    env = {**os.environ, "RAY_ADDRESS": two_nodes.address}
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        first, second = (json.loads(watching.stdout.readline()) for _ in range(2))
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(timeout=30) == 0
+    assert second["taken_at"] > first["taken_at"] and second["coordinator"]["shards"]
+
+
 @pytest.mark.parametrize("query", [KEY, "tiny", "org/"])
 def test_explain_tells_the_story_of_each_replica(two_nodes, published, query):
     shown = run("explain", query)
@@ -104,8 +116,6 @@ def test_explain_names_the_closest_keys_to_an_unknown_one(two_nodes, published):
 
 
 def test_an_actor_that_does_not_answer_is_shown_as_such(two_nodes, published):
-    import signal
-
     from ray_weights.observe import transfer_actors_by_name
 
     view = json.loads(run("status", "--json"))
