@@ -493,7 +493,11 @@ class Receiver:
         return min(link.news_at + self._options.starve_seconds, self._page_overdue(link))
 
     def _page_overdue(self, link: _Link) -> float:
-        return float("inf") if link.page_due is None else link.page_due + self._options.first_chunk_seconds
+        if link.page_due is None:
+            return float("inf")
+        if link.page is None:
+            return link.page_due + self._options.first_chunk_seconds
+        return link.page_due + max(self._options.stall_seconds, 8 * self._pace.chunk_seconds)
 
     def _owes(self, link: _Link) -> bool:
         """Whether chunks are still missing in the stripes that this upstream serves."""

@@ -286,11 +286,11 @@ def test_an_upstream_with_nothing_new_is_reported_and_kept_meanwhile() -> None:
     b = Bench()
     b.connect("a", ready="1")
     b.verify(0)
-    for _ in range(2):
+    for _ in range(5):
         b.page("a", "1")
-        b.wait(5)
+        b.wait(2)
     b.page("a", "1")
-    out = b.wait(3)
+    out = b.wait(2)
     assert b.reports(out) == [("a", "starved")]
     assert r.Disconnect("a") not in out
     assert b.reads(b.page("a", "11")) == [1]
@@ -300,8 +300,8 @@ def test_an_upstream_that_owes_nothing_any_more_is_not_reported() -> None:
     b = Bench(chunks=4)
     b.connect("a", "b", ready="1010")
     b.verify(0, 2)
-    for _ in range(9):
-        b.wait(5)
+    for _ in range(20):
+        b.wait(2)
         b.page("b", "1010")
     assert ("a", "starved") not in b.reports()
     assert ("b", "starved") in b.reports()
@@ -312,6 +312,13 @@ def test_a_page_that_cannot_be_read_is_a_stall() -> None:
     b.assign("a")
     b.tell(r.Connected("a"))
     assert b.reports(b.wait(11)) == [("a", "stalled")]
+
+
+def test_a_page_that_could_be_read_before_stalls_sooner() -> None:
+    b = Bench()
+    b.connect("a", ready="11")
+    b.verify(0, 1)
+    assert b.reports(b.wait(OPTIONS.stall_seconds + 0.1)) == [("a", "stalled")]
 
 
 def test_an_upstream_that_never_grants_a_lease_is_unreachable() -> None:
