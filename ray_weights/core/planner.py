@@ -269,15 +269,16 @@ def choose_upstream(
     share = 1 / stripes
     best: tuple[tuple[float, ...], Vertex] | None = None
     for depth, level in swarm.levels():
-        if best is not None and best[0][:2] == (0.0, 0.0) and depth > best[0][3] + options.far_penalty:
+        if best is not None and not any(best[0][:3]) and depth > best[0][4] + options.far_penalty:
             break  # nothing deeper can be better than a free parent this much shallower
         for v in level:
             if v.member == member or v.barred or v.member in avoid:
                 continue
             if not v.complete and not v.upstreams:
                 continue  # it has nothing to read from itself
-            if v.interior is not None and stripes == 2 and v.interior != stripe:
-                continue
+            # Interior in the other tree: its egress belongs there, unless some of it is idle and nobody else
+            # has any.
+            other = stripes == 2 and v.interior == 1 - stripe
             there = world.place(v.member)
             same_node = here.node == there.node
             full = not has_room(v, share, world, options)
@@ -285,7 +286,7 @@ def choose_upstream(
             hops = depth + (0 if same_node or here.labels == there.labels else options.far_penalty)
             if full:
                 hops = -hops  # whoever shares slows all that read below: the fewer the better
-            score = (float(slow), float(full), float(not same_node), float(hops), v.load, v.used_at)
+            score = (slow, full, other, not same_node, float(hops), v.load, v.used_at)
             if (best is None or score < best[0]) and not _reads_from(swarm, v, member, stripe, stripes):
                 best = (score, v)
     if best is None:
