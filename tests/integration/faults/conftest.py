@@ -18,7 +18,13 @@ from tests.integration.faults.fleet import PATIENCE, Fleet, arenas_of, wait_unti
 from tests.integration.faults.record import Recorder
 
 SETTINGS = ServiceSettings(
-    chunk_nbytes=256 << 10, window=2, stall_seconds=1.5, memory_reserve_nbytes=64 * MiB, max_arenas=8
+    chunk_nbytes=512 << 10,
+    window=2,
+    stall_seconds=1.5,
+    # So that a transfer takes two seconds on any machine, and there is time to break something.
+    receive_rate=64e6,
+    max_arenas=8,
+    memory_reserve_nbytes=64 * MiB,
 )
 NODES = 4
 
@@ -80,7 +86,10 @@ def recorder(request: pytest.FixtureRequest, undisturbed_seconds: dict[int, floa
 
 @pytest.fixture
 def fleet(_fleet: Fleet) -> Iterator[Fleet]:
-    """The fleet, whole: nothing frozen, every host joined."""
+    """The fleet, whole: every host has joined, no memory is taken (after a test that failed it starts anew)."""
+    if arenas_of(tuple(_fleet.node_ids)):
+        _fleet.stop()
+        _fleet.start()
     for host in _fleet.hosts:
         _fleet.joined(host.index)
     yield _fleet

@@ -24,7 +24,7 @@ class Weights:
     """What a test moves: a key of its own and bytes that anybody can make again."""
 
     name: str
-    nbytes: int = 192 * MiB
+    nbytes: int = 128 * MiB
 
     @property
     def key(self) -> ShardKey:
@@ -54,7 +54,7 @@ class Engine:
     """A Ray actor. open() and then load() where it is the origin; check() compares every byte."""
 
     def __init__(self, settings: bytes) -> None:
-        self._session = Session(settings=ServiceSettings.model_validate_json(settings), timeout=60)
+        self._session = Session(settings=ServiceSettings.model_validate_json(settings), timeout=90)
         self._mapped: dict[str, tuple[int, int, mmap.mmap]] = {}
         """By weights: version, descriptor, memory."""
         self._versions: dict[str, int] = {}
@@ -62,7 +62,7 @@ class Engine:
     def pid(self) -> int:
         return os.getpid()
 
-    def open(self, weights: Weights, timeout: float = 60.0, may_load: bool = True) -> Opening:
+    def open(self, weights: Weights, timeout: float = 90.0, may_load: bool = True) -> Opening:
         started = time.monotonic()
         got = self._session.open(weights.key, weights.layout, may_load=may_load, timeout=timeout)
         seconds = time.monotonic() - started
@@ -76,7 +76,7 @@ class Engine:
         """Fill the arena that open() gave, and seal it; returns how long it took."""
         started = time.monotonic()
         self._view(weights.name)[:] = weights.bytes()
-        self._session.seal(weights.key, self._versions[weights.name], seconds=1.0, from_storage=True, timeout=60)
+        self._session.seal(weights.key, self._versions[weights.name], seconds=1.0, from_storage=True, timeout=90)
         return time.monotonic() - started
 
     def half_load(self, weights: Weights) -> None:
@@ -84,7 +84,7 @@ class Engine:
         half = weights.nbytes // 2
         self._view(weights.name)[:half] = weights.bytes()[:half]
 
-    def get(self, weights: Weights, timeout: float = 60.0) -> Opening:
+    def get(self, weights: Weights, timeout: float = 90.0) -> Opening:
         """open(), and load() where this is the origin."""
         opening = self.open(weights, timeout)
         if opening.outcome == "load":
@@ -102,7 +102,7 @@ class Engine:
 
     def drop(self, weights: Weights) -> None:
         """Stop serving from this node; returns when the memory is free."""
-        self._session.drop(weights.key, self._versions.get(weights.name, 1), timeout=60)
+        self._session.drop(weights.key, self._versions.get(weights.name, 1), timeout=90)
 
     def _map(self, name: str, got: ToLoad | Arrived, *, writable: bool) -> None:
         mapped = map_arena(got.handle, writable=writable)

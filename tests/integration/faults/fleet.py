@@ -20,13 +20,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ray_weights.actors.connect import ensure_coordinator, find_coordinator
 from ray_weights.actors.names import NAMESPACE, transfer_name
 from ray_weights.config import ServiceSettings
-from ray_weights.memory.memfd import find_orphans
 from ray_weights.schemas.keys import ShardKey
 from ray_weights.schemas.members import MemberInfo
 from ray_weights.schemas.status import CoordinatorStatus, StoryLine, TransferProgress, VersionStatus
 from tests.integration.faults.engines import Engine, MiB, Weights
 
-PATIENCE = 60.0
+PATIENCE = 90.0
 """Seconds after which a condition that never comes true fails a test."""
 
 
@@ -262,19 +261,22 @@ class Fleet:
 
     # What is left
 
-    def clean_up(self, weights: Weights, *, keep: tuple[int, ...] = ()) -> None:
-        """Drop the weights everywhere; then no arena, lease or memory of them may be left.
+    def clean_up(self, *all_weights: Weights, keep: tuple[int, ...] = ()) -> None:
+        """Drop the weights everywhere; then no arena, lease or memory may be left.
 
         keep: hosts that had to leave an arena for ever; their transfer actors are restarted, which frees it.
         """
         for index in keep:
             self.kill(self.transfer_pid(index))
         for host in self.hosts:
-            with contextlib.suppress(RayError):
-                ray.get(host.engine.let_go.remote(weights), timeout=PATIENCE)
-        for host in self.hosts:
-            wait_until(lambda i=host.index: self.progress(i, weights) is None or self._drop(i, weights), "dropped")
-        wait_until(lambda: not self.memory_of(weights), f"no memory left of {weights.name}: {self.memory_of(weights)}")
+            for weights in all_weights:
+                with contextlib.suppress(RayError):
+                    ray.get(host.engine.let_go.remote(weights), timeout=PATIENCE)
+                wait_until(
+                    lambda i=host.index, w=weights: self.progress(i, w) is None or self._drop(i, w),
+                    f"{weights.name} is dropped on host {host.index}",
+                )
+        wait_until(lambda: not arenas_of(tuple(self.node_ids)), f"no memory is left: {arenas_of(tuple(self.node_ids))}")
 
     def _drop(self, index: int, weights: Weights) -> bool:
         p = self.progress(index, weights)
@@ -283,10 +285,6 @@ class Fleet:
             with contextlib.suppress(RayError):
                 ray.get(self.transfer(index).drop.remote(key, p.version), timeout=PATIENCE)
         return self.progress(index, weights) is None
-
-    def memory_of(self, weights: Weights) -> list[str]:
-        """Arenas in any process of this fleet whose size is that of the weights."""
-        return [m for m in arenas_of(tuple(self.node_ids)) if int(m.rpartition(" ")[2]) >= weights.nbytes]
 
 
 def descendants(pid: int) -> list[int]:
@@ -323,4 +321,4 @@ def arenas_of(node_ids: tuple[str, ...]) -> list[str]:
     return found
 
 
-__all__ = ["PATIENCE", "Fleet", "Host", "arenas_of", "find_orphans", "is_alive", "wait_until"]
+__all__ = ["PATIENCE", "Fleet", "Host", "arenas_of", "is_alive", "wait_until"]

@@ -105,8 +105,7 @@ def test_a_full_table_refuses(fleet: Fleet, recorder: Recorder):
         wrong_bytes=fleet.wrong_bytes(many[-1], 3),
         seconds=taken,
     )
-    for weights in many:
-        fleet.clean_up(weights)
+    fleet.clean_up(*many)
 
 
 @pytest.mark.parametrize("token", ["", "another token, 0123456789012345678901"])
