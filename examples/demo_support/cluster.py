@@ -119,6 +119,21 @@ class LocalCluster:
             cwd=REPOSITORY,
         )
 
+    def submit_job(self, *entrypoint: str, timeout_s: float) -> str:
+        """`ray job submit -- ENTRYPOINT`; returns what it printed when the job has succeeded."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                left = max(1.0, deadline - time.monotonic())
+                return self.command(
+                    "ray", "job", "submit", "--address", self.dashboard, "--", *entrypoint, timeout_s=left
+                )
+            except RuntimeError as error:
+                # On busy cores the agent that runs jobs comes up after all else; nothing was submitted then.
+                if "No available agent" not in str(error) or time.monotonic() >= deadline:
+                    raise
+                time.sleep(1.0)
+
     def stop(self) -> list[str]:
         """Ends the cluster's processes, removes its files and returns what is left: nothing, if all is well.
 
@@ -225,6 +240,9 @@ class LocalCluster:
         command = [str(Path(sys.executable).parent / "ray"), "start", "--block", *role]
         command += [f"--node-ip-address={address}", f"--temp-dir={node.directory}", f"--num-cpus={self.cpus_per_node}"]
         command += ["--num-gpus=0", f"--object-store-memory={self.object_store_bytes}", "--disable-usage-stats"]
+        # Its fixed port may be taken by another cluster on this machine, and then the node accepts no jobs.
+        agent_port = free_ports(address, 1)[0]
+        command += [f"--dashboard-agent-listen-port={agent_port}"]
         # 0: the system chooses. Ray's fixed range would be handed out once by each node.
         command += ["--min-worker-port=0", "--max-worker-port=0", "--include-log-monitor=false"]
         # A worker node started with RAY_ADDRESS set would be refused as a head, and a head as a second cluster.

@@ -46,8 +46,7 @@ class Report:
 
 def start_coordinator(cluster: LocalCluster, *arguments: str) -> None:
     """The documented way; arguments are those of `ray-weights up`. Without it, the first replica would start one."""
-    up = ["ray-weights", "up", *arguments]
-    cluster.command("ray", "job", "submit", "--address", cluster.dashboard, "--", *up, timeout_s=120.0)
+    cluster.submit_job("ray-weights", "up", *arguments, timeout_s=120.0)
 
 
 def copies_now() -> tuple[Copy, ...]:
