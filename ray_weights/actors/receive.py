@@ -92,6 +92,8 @@ class Receive:
         """Chunk reads in flight -> (chunk, generation)."""
         self._written_late = False
         """Whether a read that was given up on may still write into the present arena."""
+        self._ended = False
+        """Finished, failed or cancelled: nobody is told anything more."""
         self._page_reads: list[tuple[float, str]] = []
         """(due, upstream), a heap."""
         self._seconds_per_chunk = manifest.chunk_nbytes / rate if rate > 0 else 0.0
@@ -154,6 +156,7 @@ class Receive:
 
     def cancel(self) -> bool:
         """Stop. Returns whether the arena may be used again: not if a read might still write into it."""
+        self._ended = True
         self._plane.remove(self)
         self._give_up_tickets()
         for upstream in list(self._links):
@@ -162,8 +165,9 @@ class Receive:
         return not self._written_late
 
     def failed(self, error: Exception) -> None:
-        self.cancel()
-        self._wishes.failed(error)
+        if not self._ended:
+            self.cancel()
+            self._wishes.failed(error)
 
     # Commands
 
@@ -225,7 +229,12 @@ class Receive:
         offset, nbytes = chunk_span(chunk, self.manifest.nbytes, self.manifest.chunk_nbytes)
 
         def check() -> None:
-            right = arena.digest(offset, nbytes) == expected
+            try:
+                right = arena.digest(offset, nbytes) == expected
+            except Exception as e:  # nobody waits for this thread: the receive ends with the error
+                error = e
+                self._plane.post(lambda: self.failed(error))
+                return
             event = machine.Verified(chunk, generation) if right else machine.Corrupt(chunk, generation)
             self._plane.post(lambda: self.handle(event))
 
@@ -283,6 +292,7 @@ class Receive:
         now = time.monotonic()
         chunk_nbytes = self.manifest.chunk_nbytes
         self.arena.write_page(PageState.SERVING)
+        self._ended = True
         self._wishes.finished(
             ReceiveStats(
                 nbytes=self.manifest.nbytes,

@@ -125,9 +125,11 @@ class ShardTable:
         if isinstance(command, m.Accepted):
             self._accepted(command)
             return
-        local = self.shards.find(command.shard, command.version) or self.shards.find(command.shard, None)
+        local = self.shards.find(command.shard, command.version) or self.shards.unnamed(command.shard)
         if local is None:
             log.info("a %s for %s came too late", command.type, command.shard)
+            if isinstance(command, m.Reverify):  # it is thought to be here
+                self._here.spawn(self._here.post(m.Dropped, shard=command.shard, version=command.version))
             return
         match command:
             case m.BecomeOrigin():

@@ -34,6 +34,10 @@ class Shards:
         found = [s for s in self.all if s.shard == shard and (version is None or s.version == version)]
         return max(found, key=lambda s: (s.state != "ready", s.version or 0), default=None)
 
+    def unnamed(self, shard: ShardKey) -> LocalShard | None:
+        """One that was asked for without a version, and the coordinator has not named one yet."""
+        return next((s for s in self.all if s.shard == shard and s.version is None), None)
+
     def versions(self, shard: ShardKey, version: int) -> list[LocalShard]:
         return [s for s in self.all if s.shard == shard and s.version == version]
 
