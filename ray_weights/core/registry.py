@@ -167,6 +167,7 @@ class Registry:
             out.refuse(record, member, "VersionConflict", _conflict(record))
             self._prune(record)
             return
+        self._recovery.take(member, holding.shard, holding.version)  # an earlier word, overtaken by this one
         record.seal = record.seal or holding.seal
         replica = record.replicas.setdefault(member, Replica(member, "ready"))
         if replica.state == "quarantined":
@@ -318,6 +319,7 @@ class Registry:
                 self._leave(record, event.member, "loaded other bytes than the version has", out)
             self._prune(record)
             return
+        self._recovery.take(event.member, event.shard, event.version)
         record.seal = event.seal
         replica = record.replicas.get(event.member)
         if replica is not None and replica.state in ("ready", "quarantined"):

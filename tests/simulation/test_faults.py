@@ -24,6 +24,10 @@ def test_one_that_ended_says_so_when_it_is_told_to_go_on() -> None:
     World(101364).run()
 
 
+def test_one_that_completes_while_an_epoch_begins_is_a_source_of_the_new_one() -> None:
+    World(300966).run()
+
+
 def test_a_seed_replays_exactly() -> None:
     first, second = World(249), World(249)
     first.run()

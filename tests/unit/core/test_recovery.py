@@ -102,6 +102,19 @@ def test_one_that_completes_before_its_upstream_has_joined_is_a_source() -> None
     assert c.state("a") == "ready"
 
 
+@pytest.mark.parametrize("how", ["joins again", "seals"])
+def test_one_that_holds_it_by_now_is_not_taken_for_a_receiver(how: str) -> None:
+    c = new_epoch("s", "a")
+    c.join("a", receiving=(receiving("s"),))
+    if how == "joins again":
+        c.join("a", holdings=(HOLDING,))
+    else:
+        c.seal("a")
+    c.join("s", holdings=(HOLDING,))
+    c.wait(60)
+    assert c.state("a") == "ready"
+
+
 def test_one_that_gives_up_before_its_upstream_has_joined_is_forgotten() -> None:
     c = new_epoch("s", "a")
     c.join("a", receiving=(receiving("s"),))
