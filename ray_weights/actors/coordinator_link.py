@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -18,7 +19,8 @@ from ray_weights.schemas.messages import Command, Event, Join
 
 log = logging.getLogger(__name__)
 _RETRY_SECONDS = 0.5
-_LONGEST_RETRY_SECONDS = 5.0
+_LONGEST_RETRY_SECONDS = 2.0
+"""Well within the time for which a new coordinator waits for the members that it knows of."""
 _MOST_HELD = 4096
 
 
@@ -107,7 +109,9 @@ class CoordinatorLink:
             except (RayError, ValueError) as e:  # it is not there, or it refuses
                 log.info("no coordinator: %s", e)
             self._joined.clear()
-            await asyncio.sleep(pause * (0.5 + random.random()))
+            self._rejoin.clear()
+            with contextlib.suppress(TimeoutError):  # the word of a new coordinator ends the pause
+                await asyncio.wait_for(self._rejoin.wait(), pause * (0.5 + random.random()))
             pause = min(2 * pause, _LONGEST_RETRY_SECONDS)
 
     async def _until_lost(self, handle: ActorHandle) -> None:

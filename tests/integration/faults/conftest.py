@@ -25,6 +25,8 @@ SETTINGS = ServiceSettings(
     receive_rate=64e6,
     max_arenas=8,
     memory_reserve_nbytes=64 * MiB,
+    # All this on a machine that may be busy: a new epoch hears every member before it answers.
+    recovery_seconds=20,
 )
 NODES = 4
 
@@ -43,7 +45,14 @@ def cluster() -> Iterator[Cluster]:
         reset_auth_token_state()
         made = Cluster()
         try:
-            made.add_node(num_cpus=4, object_store_memory=100 * MiB, include_dashboard=False, temp_dir=str(directory))
+            made.add_node(
+                num_cpus=4,
+                object_store_memory=100 * MiB,
+                include_dashboard=False,
+                temp_dir=str(directory),
+                # A node that is slow to answer is not dead; one that refuses the connection is.
+                _system_config={"health_check_timeout_ms": 60_000},
+            )
             for _ in range(NODES - 1):
                 made.add_node(num_cpus=4, object_store_memory=100 * MiB)
             ray.init(address=made.address, namespace="faults", log_to_driver=False, logging_level="ERROR")

@@ -240,7 +240,7 @@ class Fleet:
 
     def replace_node(self, index: int) -> None:
         """A new node in the place of one that was killed."""
-        node = self.cluster.add_node(num_cpus=4, object_store_memory=100 * MiB)
+        node = self.cluster.add_node(num_cpus=4, object_store_memory=100 * MiB, include_dashboard=False)
         self.node_ids[index] = self.hosts[index].node_id = node.node_id
         self.renew_engine(index)
 
