@@ -160,6 +160,14 @@ class Session:
         """Disconnect from Ray, if it was this session that connected."""
         self._connection.close()
 
+    def _progress(self) -> list[TransferProgress]:
+        """What the actor is doing; nothing where it is too busy to say, since progress is only shown."""
+        try:
+            lines = ray.get(self._actor.progress.remote(), timeout=_PROGRESS_SECONDS)
+        except GetTimeoutError:
+            return []
+        return [TransferProgress.model_validate_json(line) for line in lines]
+
     def _await(
         self,
         ref: Any,
@@ -173,8 +181,7 @@ class Session:
                 ready, _ = ray.wait([ref], timeout=min(_PROGRESS_SECONDS, max(0.0, deadline - time.monotonic())))
                 if ready or time.monotonic() >= deadline:
                     break
-                for line in ray.get(self._actor.progress.remote(), timeout=_GRACE_SECONDS):
-                    progress = TransferProgress.model_validate_json(line)
+                for progress in self._progress():
                     if progress.shard == shard:
                         on_progress(progress)
             return ray.get(ref, timeout=max(0.0, deadline - time.monotonic()) + 0.001)

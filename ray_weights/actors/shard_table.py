@@ -148,7 +148,8 @@ class ShardTable:
         """A new epoch has begun: repeat every question that is still open, and say what is being filled."""
         for local in self.shards.all:
             told = local.state == "receiving" and local.manifest is not None  # joining has told of it
-            if local.state == "filling" or (local.state in _UNDER_WAY and local.asked and not told):
+            # What a caller publishes was never asked for: the coordinator hears of it when it is sealed.
+            if local.asked and (local.state == "filling" or (local.state in _UNDER_WAY and not told)):
                 self._here.spawn(self._ask(local, ANSWER_SECONDS))
 
     async def _ask(self, local: LocalShard, timeout: float) -> None:

@@ -23,6 +23,8 @@ class Place:
     node: str
     labels: tuple[tuple[str, str], ...] = ()
     """From outermost to innermost, for example (("rack", "r1"),)."""
+    name: str = ""
+    """What people call the node; its id where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,7 +312,7 @@ def is_slow(member: str, world: World, options: PlannerOptions) -> bool:
 def _describe(vertex: Vertex, score: tuple[float, ...], here: Place, world: World) -> str:
     there = world.place(vertex.member)
     what = "complete source" if vertex.complete else f"receiver {vertex.depth} hop(s) from a source"
-    where = "on this node" if here.node == there.node else f"on {there.node}"
+    where = "on this node" if here.node == there.node else f"on {there.name or there.node}"
     if here.node != there.node and here.labels and here.labels == there.labels:
         where += " in the same rack"
     how = "shared, as everybody is busy" if score[1] else "with a free slot"

@@ -498,7 +498,7 @@ class Registry:
 
     def _place(self, member: str) -> Place:
         info = self._members.get(member)
-        return Place(info.node_id, info.labels) if info else Place("gone")
+        return Place(info.node_id, info.labels, info.node_name) if info else Place("gone")
 
 
 def _closed(group: list[tuple[str, Receiving]], swarm: Swarm) -> list[tuple[str, Receiving]]:
