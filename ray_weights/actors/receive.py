@@ -13,18 +13,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ray_weights.actors.shard_arena import ShardArena, page_token
+from ray_weights.actors.upstream_link import UpstreamLink
 from ray_weights.core import receiving as machine
 from ray_weights.core.manifest import Manifest, chunk_span
-from ray_weights.core.page import PageIdentity, PageState, page_nbytes, parse_page
+from ray_weights.core.page import PageIdentity, PageState, parse_page
 from ray_weights.core.receiver import Receiver, ReceiverOptions
 from ray_weights.errors import TransportError
-from ray_weights.memory.arena import MemoryKind, Region
-from ray_weights.memory.scratch import Scratch
 from ray_weights.schemas.keys import ShardKey
 from ray_weights.schemas.leases import Lease
 from ray_weights.schemas.members import ReceiveStats
 from ray_weights.schemas.messages import LossKind
-from ray_weights.transports.transport import ReadPlan, ReadStatus, ReadTicket
+from ray_weights.transports.transport import ReadStatus, ReadTicket
 
 if TYPE_CHECKING:
     from ray_weights.actors.plane import DataPlane
@@ -44,16 +43,6 @@ class Wishes:
     """Tell the coordinator how many bytes per second come from an upstream while it is asked for any."""
     finished: Callable[[ReceiveStats], None]
     failed: Callable[[Exception], None]
-
-
-@dataclass(slots=True)
-class _Link:
-    peer: str
-    lease: Lease
-    chunks: ReadPlan
-    page: ReadPlan
-    page_copy: Scratch
-    page_ticket: ReadTicket | None = None
 
 
 class Receive:
@@ -87,7 +76,7 @@ class Receive:
         self._version = version
         self._move_arena = move_arena
         self._wishes = wishes
-        self._links: dict[str, _Link] = {}
+        self._links: dict[str, UpstreamLink] = {}
         self._tickets: dict[ReadTicket, tuple[int, int]] = {}
         """Chunk reads in flight -> (chunk, generation)."""
         self._written_late = False
@@ -118,14 +107,13 @@ class Receive:
             self._wishes.disconnect(upstream)
             return
         try:
-            peer = self._transport.connect(lease.card)
-            link = self._link(peer, lease)
+            link = UpstreamLink.open(self._transport, lease, self.manifest, self.arena.data)
         except TransportError as e:
             self.link_failed(upstream, "unreachable", str(e))
             return
         old = self._links.pop(upstream, None)
         if old is not None:
-            self._unlink(old)
+            old.close(self._transport)
         self._links[upstream] = link
         self.handle(machine.Connected(upstream))
 
@@ -274,9 +262,8 @@ class Receive:
         self.arena = self._move_arena(self.arena, verified)
         self._written_late = False
         for upstream, link in self._links.items():
-            self._transport.release_plan(link.chunks)
             try:
-                link.chunks = self._chunk_plan(link.peer, link.lease)
+                link.plan_anew(self._transport, self.manifest, self.arena.data)
             except TransportError as e:  # gone as well; its old plan is released, so no read of it can start
                 self._plane.post(lambda u=upstream, why=str(e): self.link_failed(u, "dead", why))  # type: ignore[misc]
         self._plane.post(lambda: self.handle(machine.Relocated(generation)))
@@ -306,36 +293,8 @@ class Receive:
             )
         )
 
-    # Links
-
-    def _link(self, peer: str, lease: Lease) -> _Link:
-        nbytes = page_nbytes(self.manifest.chunks)
-        page_copy = Scratch(nbytes)
-        self._transport.register(page_copy.region)
-        page = self._transport.prepare(peer, [page_copy.region], [Region(lease.page_address, nbytes)])
-        return _Link(peer, lease, self._chunk_plan(peer, lease), page, page_copy)
-
-    def _chunk_plan(self, peer: str, lease: Lease) -> ReadPlan:
-        spans = [chunk_span(c, self.manifest.nbytes, self.manifest.chunk_nbytes) for c in range(self.manifest.chunks)]
-        kind: MemoryKind = "VRAM" if lease.memory_kind == "VRAM" else "DRAM"
-        remote = [Region(lease.data_address + offset, n, lease.device_index, kind) for offset, n in spans]
-        local = [self.arena.data.part(offset, n) for offset, n in spans]
-        return self._transport.prepare(peer, local, remote)
-
     def _disconnect(self, upstream: str) -> None:
         link = self._links.pop(upstream, None)
         if link is not None:
-            self._unlink(link)
+            link.close(self._transport)
         self._wishes.disconnect(upstream)
-
-    def _unlink(self, link: _Link) -> None:
-        """Release what belongs to a link. A page read that has not ended keeps its copy for ever."""
-        if link.page_ticket is not None:
-            self._transport.abandon(link.page_ticket)
-            link.page_ticket = None
-        else:
-            self._transport.release_plan(link.page)
-            self._transport.deregister(link.page_copy.region)
-            link.page_copy.close()
-        self._transport.release_plan(link.chunks)
-        self._transport.disconnect(link.peer)
