@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 from ray_weights.memory.arena import Region
-from ray_weights.transports.regions import overlap
+from ray_weights.transports.regions import first_uncovered, overlap
 from ray_weights.transports.transport import PeerUnknown
 
 
@@ -44,3 +45,13 @@ class Card:
         gone = [region for serial, region in loaded.items() if serial not in self.regions]
         new = [region for serial, region in self.regions.items() if serial not in loaded]
         return any(overlap(old, fresh) for old in gone for fresh in new)
+
+
+def check_registered(
+    peer: str, local: Sequence[Region], own: Iterable[Region], remote: Sequence[Region], readable: Iterable[Region]
+) -> None:
+    """ValueError for a local region that is not registered here, PeerUnknown for a remote one that is not there."""
+    if (index := first_uncovered(local, own)) is not None:
+        raise ValueError(f"local region {index} is not registered")
+    if (index := first_uncovered(remote, readable)) is not None:
+        raise PeerUnknown(f"peer {peer!r} has not registered remote region {index}: is its card old?")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ray_weights.memory.arena import Region
-from ray_weights.transports.card import Card
+from ray_weights.transports.card import Card, check_registered
 from ray_weights.transports.regions import check_pairs, first_uncovered
 from ray_weights.transports.tickets import Plan, Ticket
 from ray_weights.transports.transport import (
@@ -187,10 +187,7 @@ class InMemoryTransport:
         check_pairs(local, remote)
         if peer not in self._cards:
             raise PeerUnknown(f"peer {peer!r} is not connected")
-        if (index := first_uncovered(local, self._own.regions.values())) is not None:
-            raise ValueError(f"local region {index} is not registered")
-        if (index := first_uncovered(remote, self._cards[peer].regions.values())) is not None:
-            raise PeerUnknown(f"peer {peer!r} has not registered remote region {index}")
+        check_registered(peer, local, self._own.regions.values(), remote, self._cards[peer].regions.values())
         self._plans[peer] += 1
         return _Plan(peer=peer, size=len(local), local=tuple(local), remote=tuple(remote))
 

@@ -25,8 +25,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ray_weights.errors import TransportError
 from ray_weights.memory.arena import Region
-from ray_weights.transports.card import Card
-from ray_weights.transports.regions import check_pairs, first_uncovered
+from ray_weights.transports.card import Card, check_registered
+from ray_weights.transports.regions import check_pairs
 from ray_weights.transports.tickets import Plan, Ticket
 from ray_weights.transports.transport import (
     DONE,
@@ -60,20 +60,16 @@ class NixlSettings(BaseModel):
 
 @dataclass(slots=True)
 class _Peer:
-    readable: dict[int, Region]
-    """Of the newest card, by serial number."""
-    loaded: dict[int, Region]
-    """All that NIXL has been told, also what the peer has deregistered since."""
-    plans: int = 0
-    """Not released, or in use by an abandoned read."""
+    readable: dict[int, Region]  # of the newest card, by serial number
+    loaded: dict[int, Region]  # all that NIXL has been told, also what the peer has deregistered since
+    plans: int = 0  # not released, or in use by an abandoned read
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class _Plan(Plan):
     source: _Peer
-    local: int
+    local: int  # NIXL's handles of the prepared lists
     remote: int
-    """NIXL's handles of the prepared lists."""
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -185,16 +181,9 @@ class NixlTransport:
             own = list(self._regions.values())
         if known is None:
             raise PeerUnknown(f"peer {peer!r} is not connected")
-        if (index := first_uncovered(local, own)) is not None:
-            raise ValueError(f"local region {index} is not registered")
-        if (index := first_uncovered(remote, known.readable.values())) is not None:
-            raise PeerUnknown(f"peer {peer!r} has not registered remote region {index}: is its card old?")
+        check_registered(peer, local, own, remote, known.readable.values())
+        theirs = self._prepare_side(peer, remote)
         ours = self._prepare_side(self._nixl.NIXL_INIT_AGENT, local)
-        try:
-            theirs = self._prepare_side(peer, remote)
-        except TransportError:
-            self._agent.releasedDlistH(ours)
-            raise
         with self._lock:
             known.plans += 1
         return _Plan(peer=peer, size=len(local), source=known, local=ours, remote=theirs)
@@ -268,8 +257,8 @@ class NixlTransport:
         return handle
 
     def _registration(self, region: Region) -> Any:
-        row = (region.address, region.nbytes, region.device_index, "")
-        return self._nixl.nixlRegDList(self._memory_type(region), [row])
+        rows = [(region.address, region.nbytes, region.device_index, "")]
+        return self._nixl.nixlRegDList(self._memory_type(region), rows)
 
     def _memory_type(self, region: Region) -> Any:
         return self._nixl.VRAM_SEG if region.kind == "VRAM" else self._nixl.DRAM_SEG
