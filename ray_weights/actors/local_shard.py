@@ -13,7 +13,7 @@ from ray_weights.core.layout import Layout
 from ray_weights.core.manifest import Manifest
 from ray_weights.schemas.keys import ShardKey
 from ray_weights.schemas.leases import Opened
-from ray_weights.schemas.members import Holding, ReceiveStats, Receiving
+from ray_weights.schemas.members import Holding, Loading, ReceiveStats, Receiving
 from ray_weights.schemas.status import TransferProgress
 
 State = Literal["asked", "waiting", "filling", "receiving", "ready"]
@@ -73,6 +73,12 @@ class LocalShard:
         if self.state != "receiving" or self.manifest is None or self.version is None:
             return None
         return Receiving(shard=self.shard, version=self.version, seal=self.manifest.seal(), upstreams=self.upstreams)
+
+    def loading(self) -> Loading | None:
+        """Only what the coordinator was asked for: of what a caller publishes it hears when it is sealed."""
+        if self.state != "filling" or not self.asked or self.layout is None or self.version is None:
+            return None
+        return Loading(shard=self.shard, version=self.version, layout_digest=self.layout.digest())
 
     def arrived(self) -> Opened:
         """The answer to whoever asks for this complete shard."""

@@ -26,7 +26,7 @@ from ray_weights.core.manifest import Manifest
 from ray_weights.schemas import messages as m
 from ray_weights.schemas.keys import ShardKey
 from ray_weights.schemas.leases import Opened, OpenRequest
-from ray_weights.schemas.members import Holding, Receiving
+from ray_weights.schemas.members import Holding, Loading, Receiving
 from ray_weights.schemas.status import TransferProgress
 
 log = logging.getLogger(__name__)
@@ -145,11 +145,13 @@ class ShardTable:
                 self._here.spawn(self.serving.reverify(local, command))
 
     def ask_again(self) -> None:
-        """A new epoch has begun: repeat every question that is still open, and say what is being filled."""
+        """A new epoch has begun: repeat every question that is still open."""
         for local in self.shards.all:
-            told = local.state == "receiving" and local.manifest is not None  # joining has told of it
+            told = (
+                local.state == "receiving" and local.manifest is not None
+            )  # joining has told of it, and of what is loading
             # What a caller publishes was never asked for: the coordinator hears of it when it is sealed.
-            if local.asked and (local.state == "filling" or (local.state in _UNDER_WAY and not told)):
+            if local.asked and local.state in _UNDER_WAY and not told:
                 self._here.spawn(self._ask(local, ANSWER_SECONDS))
 
     async def _ask(self, local: LocalShard, timeout: float) -> None:
@@ -162,13 +164,9 @@ class ShardTable:
                 layout_digest=local.layout.digest() if local.layout is not None else "",
                 may_load=local.may_load,
                 held=self.shards.held(local.shard),
-                filling=local.state == "filling",
             )
             local.asked = True
         except (errors.RayWeightsError, RayTaskError) as e:
-            if local.state == "filling":
-                log.warning("the coordinator does not know that %s is being filled here: %s", local.shard, e)
-                return
             answer(local, e if isinstance(e, errors.RayWeightsError) else errors.RayWeightsError(str(e)))
             await self.shards.discard(local)
 
@@ -216,6 +214,9 @@ class ShardTable:
 
     def receiving(self) -> tuple[Receiving, ...]:
         return tuple(r for r in (s.receiving() for s in self.shards.all) if r is not None)
+
+    def loading(self) -> tuple[Loading, ...]:
+        return tuple(x for x in (s.loading() for s in self.shards.all) if x is not None)
 
     def progress(self) -> list[TransferProgress]:
         leases = self._here.leases

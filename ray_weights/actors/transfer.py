@@ -119,6 +119,7 @@ class TransferActor:
             info=self._info,
             holdings=self._table.holdings(),
             receiving=self._table.receiving(),
+            loading=self._table.loading(),
         )
 
 

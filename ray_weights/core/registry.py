@@ -150,6 +150,18 @@ class Registry:
             known = self._record(receiving.shard, receiving.version).replicas.get(event.member)
             if known is None or known.state == "waiting":
                 self._recovery.add(event.member, receiving)
+        for loading in event.loading:
+            self._recovery.queue(
+                Open(
+                    epoch=self.epoch,
+                    member=event.member,
+                    shard=loading.shard,
+                    version=loading.version,
+                    layout_digest=loading.layout_digest,
+                    may_load=True,
+                    filling=True,
+                )
+            )
         self._place_unplaced(out)
         self._end_recovery_if_due(out)
 
@@ -157,7 +169,7 @@ class Registry:
         """Before anything is changed."""
         if event.member not in self._members and len(self._members) >= self._options.max_members:
             raise LimitReached(f"{len(self._members)} transfer actors have joined; max_members is the limit")
-        shards = {h.shard for h in event.holdings} | {r.shard for r in event.receiving}
+        shards = {x.shard for x in (*event.holdings, *event.receiving, *event.loading)}
         if len(shards - set(self._records)) + len(self._records) > self._options.max_shards:
             raise LimitReached(f"{len(self._records)} shards are known; max_shards is the limit")
 

@@ -54,6 +54,14 @@ class Receiving(Frozen):
     """Member read from, one per stripe."""
 
 
+class Loading(Frozen):
+    """An arena that a member's engine fills from storage; what a member reports when it joins."""
+
+    shard: ShardKey
+    version: int
+    layout_digest: str
+
+
 class ReceiveStats(Frozen):
     """Measured by a receiver over one transfer."""
 

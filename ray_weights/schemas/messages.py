@@ -13,7 +13,7 @@ from pydantic import Field, TypeAdapter
 
 from ray_weights.schemas.base import Frozen
 from ray_weights.schemas.keys import ShardKey
-from ray_weights.schemas.members import Holding, MemberInfo, ReceiveStats, Receiving, Seal
+from ray_weights.schemas.members import Holding, Loading, MemberInfo, ReceiveStats, Receiving, Seal
 
 LossKind = Literal["dead", "unreachable", "stalled", "starved", "slow", "corrupt", "stale"]
 
@@ -24,12 +24,13 @@ class _Event(Frozen):
 
 
 class Join(_Event):
-    """A member is there, with everything that it holds and receives. The first event of every epoch."""
+    """A member is there, with everything that it holds, receives and loads. The first event of every epoch."""
 
     type: Literal["join"] = "join"
     info: MemberInfo
     holdings: tuple[Holding, ...] = ()
     receiving: tuple[Receiving, ...] = ()
+    loading: tuple[Loading, ...] = ()
 
 
 class Open(_Event):
@@ -44,7 +45,7 @@ class Open(_Event):
     may_load: bool = False
     """Whether the member can read storage, and so become the origin."""
     filling: bool = False
-    """Told to a new epoch by a member that loads from storage already."""
+    """Whether it loads from storage already: it goes before those that only ask."""
     held: tuple[int, ...] = ()
     """Versions that the member has complete: asked only whether one of them is the newest."""
 

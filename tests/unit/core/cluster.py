@@ -8,7 +8,7 @@ from ray_weights.core.outbox import Outgoing
 from ray_weights.core.registry import Registry, RegistryOptions
 from ray_weights.schemas import messages as m
 from ray_weights.schemas.keys import ModelKey, ShardKey
-from ray_weights.schemas.members import Holding, MemberInfo, ReceiveStats, Receiving, Seal
+from ray_weights.schemas.members import Holding, Loading, MemberInfo, ReceiveStats, Receiving, Seal
 from ray_weights.schemas.status import ReplicaStatus
 
 SHARD = ShardKey(model=ModelKey(model="org/llama"))
@@ -51,6 +51,7 @@ class Cluster:
         *members: str,
         holdings: tuple[Holding, ...] = (),
         receiving: tuple[Receiving, ...] = (),
+        loading: tuple[Loading, ...] = (),
         node: str | None = None,
         rack: str = "",
     ) -> None:
@@ -61,6 +62,7 @@ class Cluster:
                 info=info(name, node=node, rack=rack),
                 holdings=holdings,
                 receiving=receiving,
+                loading=loading,
             )
             self.send(join)
 

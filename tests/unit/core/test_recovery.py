@@ -7,7 +7,7 @@ from itertools import permutations
 import pytest
 
 from ray_weights.schemas import messages as m
-from ray_weights.schemas.members import Holding, Receiving
+from ray_weights.schemas.members import Holding, Loading, Receiving
 from tests.unit.core.cluster import SHARD, Cluster, seal
 
 HOLDING = Holding(shard=SHARD, version=1, seal=seal())
@@ -49,6 +49,18 @@ def test_requests_wait_until_the_known_members_have_joined() -> None:
     c.join("s", holdings=(HOLDING,))
     c.wait()
     assert c.state("a") == "receiving"
+
+
+@pytest.mark.parametrize("order", [("o", "a"), ("a", "o")])
+def test_who_loads_already_is_the_origin_although_others_ask_first(order: tuple[str, ...]) -> None:
+    c = new_epoch("o", "a")
+    for member in order:
+        if member == "o":
+            c.join("o", loading=(Loading(shard=SHARD, version=1, layout_digest="layout"),))
+        else:
+            c.join("a")
+            c.open("a")
+    assert (c.state("o"), c.state("a")) == ("loading", "waiting")
 
 
 def test_requests_are_answered_when_time_is_up() -> None:
