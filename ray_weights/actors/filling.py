@@ -25,6 +25,10 @@ class Filling:
 
     async def become_origin(self, local: LocalShard, command: m.BecomeOrigin) -> None:
         """Load from storage: the engine that asked gets an arena to fill."""
+        if local.state == "ready" and local.manifest is not None:  # the word of it was lost
+            seal = local.manifest.seal()
+            await self._here.post(m.Sealed, shard=local.shard, version=command.version, seal=seal)
+            return
         if local.state in ("filling", "ready"):
             return
         if local.layout is None:

@@ -41,6 +41,9 @@ class Pulling:
     def assigned(self, local: LocalShard, command: m.Receive) -> None:
         """The coordinator names upstreams: start, or go on with these."""
         self._here.addresses.update(dict(command.addresses))
+        if local.state == "ready" and local.stats is not None:  # the word of it was lost
+            done = self._here.post(m.Completed, shard=local.shard, version=command.version, stats=local.stats)
+            self._here.spawn(done)
         if local.state not in ("asked", "waiting", "receiving"):
             return
         first = local.state != "receiving"
