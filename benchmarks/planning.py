@@ -1,6 +1,6 @@
 """What one decision of the coordinator costs: 100 keys, 1,000 sources, 10,000 receivers. Core alone, no Ray.
 
-    python -m benchmarks.planning
+python -m benchmarks.planning
 """
 
 from __future__ import annotations

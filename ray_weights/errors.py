@@ -17,8 +17,9 @@ RayWeightsError
 │   └── ArenaGone           the owner of the memory has ended
 └── TransportError          a transport failed in a way that retrying cannot mend
 
-All of them take one message, so that they survive pickling across actors. Who catches what: the vLLM loader catches
-RayWeightsError as a whole and falls back to storage (unless `fallback` is off); Python callers see them as they are.
+All of them take one message, so that they survive pickling across actors. Who catches what: the vLLM loader
+catches RayWeightsError as a whole and falls back to storage (unless `fallback` is off); Python callers see
+them as they are.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class UnknownKey(RayWeightsError, KeyError):
 
 
 class LayoutMismatch(RayWeightsError):
-    """The receiver's tensors are not the source's. The message names the first tensor and field that differ."""
+    """The receiver's tensors are not the source's. The message names the first tensor and field that
+    differ."""
 
 
 class VersionConflict(RayWeightsError):
@@ -48,7 +50,8 @@ class VersionConflict(RayWeightsError):
 
 
 class CoordinatorUnavailable(RayWeightsError):
-    """No coordinator answered within the deadline. The loader falls back; a person runs `ray-weights doctor`."""
+    """No coordinator answered within the deadline. The loader falls back; a person runs `ray-weights
+    doctor`."""
 
 
 class DeadlineExceeded(RayWeightsError, TimeoutError):
@@ -56,7 +59,8 @@ class DeadlineExceeded(RayWeightsError, TimeoutError):
 
 
 class OriginFailed(RayWeightsError):
-    """The replica that read storage failed, with the error that it met. Waiting replicas try storage themselves."""
+    """The replica that read storage failed, with the error that it met. Waiting replicas try storage
+    themselves."""
 
 
 class SourceLost(RayWeightsError):
@@ -84,7 +88,8 @@ class ArenaTooLarge(ArenaError):
 
 
 class ArenaGone(ArenaError):
-    """The process that owned this memory has ended, or refuses to share it. The caller opens the shard again."""
+    """The process that owned this memory has ended, or refuses to share it. The caller opens the shard
+    again."""
 
 
 class TransportError(RayWeightsError):

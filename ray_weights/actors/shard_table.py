@@ -128,7 +128,7 @@ class ShardTable:
         local = self.shards.find(command.shard, command.version) or self.shards.unnamed(command.shard)
         if local is None:
             log.info("a %s for %s came too late", command.type, command.shard)
-            if isinstance(command, m.Reverify):  # it is thought to be here
+            if not isinstance(command, m.Refuse):  # else others would wait for what never comes from here
                 self._here.spawn(self._here.post(m.Dropped, shard=command.shard, version=command.version))
             return
         match command:

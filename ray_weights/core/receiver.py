@@ -200,7 +200,7 @@ class Receiver:
 
     @property
     def chunk_seconds(self) -> float:
-        """Smoothed time between two arrivals."""
+        """Smoothed time between two arrivals; the simulator paces its looks by it."""
         return self._pace.chunk_seconds
 
     def reading_from(self, upstream: str) -> tuple[int, ...]:
@@ -407,6 +407,9 @@ class Receiver:
     def _lacks(self, stripe: int, at: int) -> bool:
         """Whether a chunk of a stripe is missing from its place `at` on."""
         stripes, state = len(self._upstreams), self._state
+        first = at * stripes + stripe
+        if first < len(state) and state[first] is _Chunk.MISSING:
+            return True  # as nearly always
         return any(state[c] is _Chunk.MISSING for c in range(at * stripes + stripe, len(state), stripes))
 
     def _start(self, chunk: int, link: _Link, now: float, out: list[Command]) -> None:

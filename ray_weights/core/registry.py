@@ -169,7 +169,8 @@ class Registry:
         """Before anything is changed."""
         if event.member not in self._members and len(self._members) >= self._options.max_members:
             raise LimitReached(f"{len(self._members)} transfer actors have joined; max_members is the limit")
-        shards = {x.shard for x in (*event.holdings, *event.receiving, *event.loading)}
+        shards = {h.shard for h in event.holdings} | {r.shard for r in event.receiving}
+        shards |= {x.shard for x in event.loading}
         if len(shards - set(self._records)) + len(self._records) > self._options.max_shards:
             raise LimitReached(f"{len(self._records)} shards are known; max_shards is the limit")
 
