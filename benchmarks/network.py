@@ -17,7 +17,7 @@ from typing import Final
 PREFIX: Final = "rwbench-"
 MTU: Final = 9000
 _TIMEOUT: Final = 20.0
-_BURST_NBYTES: Final = 96 * 1024
+_BURST_NBYTES: Final = 72 * 1024
 """Above the 64 KiB that the kernel hands over at once, which the shaper would otherwise have to cut up."""
 
 
@@ -78,7 +78,8 @@ class Network:
                 )  # fmt: skip
                 continue
             rate = f"{int(bytes_per_second * 8)}bit"
-            limit = str(max(4 * _BURST_NBYTES, int(bytes_per_second * 0.02)))
+            # Short, as behind a NIC: requests must not stand in line behind several chunks.
+            limit = str(2 * _BURST_NBYTES)
             _run("tc", "-n", namespace, "qdisc", "replace", "dev", device, "root", "tbf",
                  "rate", rate, "burst", str(_BURST_NBYTES), "limit", limit)  # fmt: skip
 

@@ -16,15 +16,16 @@ class Plan(Record):
     cases: tuple[str, ...] = ()
     """Names of cases to measure, all if empty."""
     receivers: int = 7
-    nbytes: int = 96 * MIB
-    link_rate: float = 18e6
+    nbytes: int = 80 * MIB
+    link_rate: float = 15e6
     """Bytes per second of each link and direction: slow enough for eight hosts on two cores."""
     repeats: int = 3
     lone_repeats: int = 5
     baseline_repeats: int = 2
     pair_nbytes: int = 1024 * MIB
     pair_repeats: int = 5
-    chunk_nbytes: int | None = None
+    chunk_nbytes: int | None = 256 * 1024
+    """None for what the service would choose for this size."""
     window: int = 3
 
     @property
