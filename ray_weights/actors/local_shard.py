@@ -96,7 +96,8 @@ class LocalShard:
         """How far it came, for an error message."""
         p = self.progress(())
         if p.chunks:
-            return f"{p.chunks_verified} of {p.chunks} chunks are here, read from {', '.join(p.upstreams)}"
+            doing = f"; {self.receive.account()}" if self.receive is not None else ""
+            return f"{p.chunks_verified} of {p.chunks} chunks are here, read from {', '.join(p.upstreams)}{doing}"
         return f"{p.state}: {p.detail}" if p.detail else f"{p.state}: the coordinator has not answered"
 
     def progress(self, children: tuple[str, ...]) -> TransferProgress:

@@ -10,17 +10,18 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from ray_weights.actors.receive import Receive
 from ray_weights.errors import DeadlineExceeded
-from ray_weights.transports.transport import Transport
+from ray_weights.transports.transport import ReadStatus, ReadTicket, Transport
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 _LONGEST_SLEEP = 0.5
+_LATE_SECONDS = 0.1
 
 
 class DataPlane:
@@ -31,6 +32,8 @@ class DataPlane:
         self.verifiers = ThreadPoolExecutor(verify_threads, thread_name_prefix="verify")
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._receives: set[Receive] = set()
+        self._late: list[tuple[list[ReadTicket], Callable[[], None]]] = []
+        """Reads that were given up on, and what is to be done once they have ended."""
         self._stopping = False
         self._thread = threading.Thread(target=self._loop, name="data-plane", daemon=True)
         self._thread.start()
@@ -62,6 +65,10 @@ class DataPlane:
     def remove(self, receive: Receive) -> None:
         self._receives.discard(receive)
 
+    def when_ended(self, tickets: Sequence[ReadTicket], then: Callable[[], None]) -> None:
+        """Do `then` once these reads have ended, however late that is. On the data plane's thread."""
+        self._late.append((list(tickets), then))
+
     def stop(self) -> None:
         """End the thread. Reads under way are left alone: only the end of the process is a safe end for them."""
 
@@ -88,6 +95,24 @@ class DataPlane:
                     continue
                 if due is not None:
                     sleep = min(sleep, max(0.0, due - time.monotonic()))
+            if self._late:
+                self._release_late()
+                sleep = min(sleep, _LATE_SECONDS)
+
+    def _release_late(self) -> None:
+        late, self._late = self._late, []
+        for tickets, then in late:
+            for ticket in list(tickets):
+                if self.transport.poll(ticket).status is not ReadStatus.PENDING:
+                    self.transport.release(ticket)
+                    tickets.remove(ticket)
+            if tickets:
+                self._late.append((tickets, then))
+                continue
+            try:
+                then()
+            except Exception:
+                log.exception("what a late read had to do with could not be let go")
 
     def _take_in(self, sleep: float) -> None:
         """Wait for work at most `sleep` seconds, then do all that has come."""

@@ -8,6 +8,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 
 from ray.exceptions import RayError
 
@@ -154,7 +155,7 @@ class Pulling:
 
         return Wishes(
             connect=lambda upstream: soon(lambda: self._here.spawn(self._connect(local, upstream))),
-            disconnect=lambda upstream: soon(lambda: self._give_back(local, upstream)),
+            disconnect=lambda upstream, ended: soon(lambda: self._give_back(local, upstream, ended)),
             report=lambda report, have: soon(lambda: self._here.spawn(self._report(local, report, have))),
             measured=lambda upstream, rate: soon(lambda: self._here.spawn(self._measured(local, upstream, rate))),
             finished=lambda stats: soon(lambda: self._here.spawn(self._finished(local, stats))),
@@ -193,11 +194,21 @@ class Pulling:
             return
         self._here.plane.post(lambda: receive.connected(upstream, lease))
 
-    def _give_back(self, local: LocalShard, upstream: str) -> None:
+    def _give_back(self, local: LocalShard, upstream: str, ended: Future[None] | None) -> None:
         lease = local.leases.pop(upstream, None)
-        if lease is not None:
-            self._here.leases.give_back(lease)
-            self._release(upstream, lease)
+        if lease is None:
+            return
+        if ended is not None and not ended.done():
+            self._here.spawn(self._give_back_later(ended, upstream, lease))
+            return
+        self._here.leases.give_back(lease)
+        self._release(upstream, lease)
+
+    async def _give_back_later(self, ended: Future[None], upstream: str, lease: str) -> None:
+        """Reads that were given up on are still under way."""
+        await asyncio.wrap_future(ended)
+        self._here.leases.give_back(lease)
+        self._release(upstream, lease)
 
     def _release(self, upstream: str, lease: str) -> None:
         """Say so to the source; should the word be lost, it will ask."""

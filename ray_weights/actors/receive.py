@@ -9,6 +9,7 @@ import heapq
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,8 +36,8 @@ class Wishes:
 
     connect: Callable[[str], None]
     """Get a lease from this member, then call connected() or link_failed()."""
-    disconnect: Callable[[str], None]
-    """Give the lease back."""
+    disconnect: Callable[[str, Future[None] | None], None]
+    """Give the lease back, where a future is given not before it is done."""
     report: Callable[[machine.Report, int], None]
     """Tell the coordinator; with the number of verified chunks."""
     measured: Callable[[str, float], None]
@@ -77,10 +78,11 @@ class Receive:
         self._move_arena = move_arena
         self._wishes = wishes
         self._links: dict[str, UpstreamLink] = {}
-        self._tickets: dict[ReadTicket, tuple[int, int]] = {}
-        """Chunk reads in flight -> (chunk, generation)."""
+        self._tickets: dict[ReadTicket, tuple[int, int, UpstreamLink]] = {}
+        """Chunk reads in flight -> (chunk, generation, whose it is)."""
         self._written_late = False
         """Whether a read that was given up on may still write into the present arena."""
+        self._verifying = 0
         self._ended = False
         """Finished, failed or cancelled: nobody is told anything more."""
         self._page_reads: list[tuple[float, str]] = []
@@ -104,7 +106,7 @@ class Receive:
     def connected(self, upstream: str, lease: Lease) -> None:
         """A lease was granted: prepare the descriptors of every chunk and of the page, once."""
         if self.machine.done:
-            self._wishes.disconnect(upstream)
+            self._wishes.disconnect(upstream, None)
             return
         try:
             link = UpstreamLink.open(self._transport, lease, self.manifest, self.arena.data)
@@ -113,7 +115,7 @@ class Receive:
             return
         old = self._links.pop(upstream, None)
         if old is not None:
-            old.close(self._transport)
+            self._plane.when_ended(old.under_way(), lambda: old.close(self._transport))
         self._links[upstream] = link
         self.handle(machine.Connected(upstream))
 
@@ -157,6 +159,11 @@ class Receive:
             self.cancel()
             self._wishes.failed(error)
 
+    def account(self) -> str:
+        """What it is doing, for a person."""
+        reading = ", ".join(f"{len(self.machine.reading_from(u))} from {u}" for u in self._links) or "nothing"
+        return f"{len(self._tickets)} reads in flight ({reading}), {self._verifying} chunks being verified"
+
     # Commands
 
     def _carry_out(self, command: machine.Command) -> None:
@@ -195,10 +202,10 @@ class Receive:
             detail = str(e)
             self._plane.post(lambda: self.handle(machine.ReadFailed(chunk, generation, detail)))
             return
-        self._tickets[ticket] = (chunk, generation)
+        self._tickets[ticket] = (chunk, generation, link)
 
     def _collect_chunks(self) -> None:
-        for ticket, (chunk, generation) in list(self._tickets.items()):
+        for ticket, (chunk, generation, _) in list(self._tickets.items()):
             if ticket not in self._tickets:
                 continue  # given up on while this loop ran
             state = self._transport.poll(ticket)
@@ -224,9 +231,14 @@ class Receive:
                 self._plane.post(lambda: self.failed(error))
                 return
             event = machine.Verified(chunk, generation) if right else machine.Corrupt(chunk, generation)
-            self._plane.post(lambda: self.handle(event))
+            self._plane.post(lambda: self._verified(event))
 
+        self._verifying += 1
         self._plane.verifiers.submit(check)
+
+    def _verified(self, event: machine.Event) -> None:
+        self._verifying -= 1
+        self.handle(event)
 
     def _start_page_read(self, upstream: str) -> None:
         link = self._links.get(upstream)
@@ -270,8 +282,8 @@ class Receive:
 
     def _give_up_tickets(self) -> None:
         self._written_late = self._written_late or bool(self._tickets)
-        for ticket in self._tickets:
-            self._transport.abandon(ticket)
+        for ticket, (_, _, link) in self._tickets.items():
+            link.late.append(ticket)
         self._tickets.clear()
 
     def _finish(self) -> None:
@@ -294,7 +306,18 @@ class Receive:
         )
 
     def _disconnect(self, upstream: str) -> None:
+        """Leave an upstream. While it may still read its memory for us, it must not free it: the lease lasts."""
         link = self._links.pop(upstream, None)
-        if link is not None:
+        if link is None or not link.under_way():
+            if link is not None:
+                link.close(self._transport)
+            self._wishes.disconnect(upstream, None)
+            return
+        ended: Future[None] = Future()
+
+        def close() -> None:
+            ended.set_result(None)
             link.close(self._transport)
-        self._wishes.disconnect(upstream)
+
+        self._plane.when_ended(link.under_way(), close)
+        self._wishes.disconnect(upstream, ended)

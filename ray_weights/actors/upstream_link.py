@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ray_weights.core.manifest import Manifest, chunk_span
 from ray_weights.core.page import page_nbytes
@@ -23,6 +23,9 @@ class UpstreamLink:
     page: ReadPlan
     page_copy: Scratch
     page_ticket: ReadTicket | None = None
+    late: list[ReadTicket] = field(default_factory=list)
+    """Reads of chunks that were given up on and have not ended."""
+    old_plans: list[ReadPlan] = field(default_factory=list)
 
     @classmethod
     def open(cls, transport: Transport, lease: Lease, manifest: Manifest, into: Region) -> UpstreamLink:
@@ -46,19 +49,19 @@ class UpstreamLink:
 
     def plan_anew(self, transport: Transport, manifest: Manifest, into: Region) -> None:
         """Read into another arena from now on. Raises TransportError; no chunk can be read then."""
-        transport.release_plan(self.chunks)
+        self.old_plans.append(self.chunks)
         self.chunks = chunk_plan(transport, self.peer, self.lease, manifest, into)
 
+    def under_way(self) -> list[ReadTicket]:
+        """Every read of this upstream's memory that has not ended: as long as there is one, the lease must last."""
+        return [*self.late, *([self.page_ticket] if self.page_ticket is not None else [])]
+
     def close(self, transport: Transport) -> None:
-        """Release what belongs to it. A page read that has not ended keeps its copy for ever."""
-        if self.page_ticket is not None:
-            transport.abandon(self.page_ticket)
-            self.page_ticket = None
-        else:
-            transport.release_plan(self.page)
-            transport.deregister(self.page_copy.region)
-            self.page_copy.close()
-        transport.release_plan(self.chunks)
+        """Release what belongs to it. Only when no read is under way."""
+        for plan in (self.page, self.chunks, *self.old_plans):
+            transport.release_plan(plan)
+        transport.deregister(self.page_copy.region)
+        self.page_copy.close()
         transport.disconnect(self.peer)
 
 

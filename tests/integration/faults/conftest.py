@@ -20,7 +20,7 @@ from tests.integration.faults.record import Recorder
 SETTINGS = ServiceSettings(
     chunk_nbytes=512 << 10,
     window=2,
-    stall_seconds=1.5,
+    stall_seconds=3,
     # So that a transfer takes two seconds on any machine, and there is time to break something.
     receive_rate=64e6,
     max_arenas=8,

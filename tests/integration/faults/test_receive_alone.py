@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import pytest
@@ -39,6 +40,12 @@ class Bench:
     failed: list[Exception] = field(default_factory=list)
     given_back: list[str] = field(default_factory=list)
 
+    def give_back(self, upstream: str, ended: Future[None] | None) -> None:
+        if ended is None:
+            self.given_back.append(upstream)
+        else:
+            ended.add_done_callback(lambda _: self.given_back.append(upstream))
+
     def connect(self) -> None:
         lease = Lease(
             arena_id=self.served.arena.arena_id,
@@ -67,7 +74,7 @@ def bench() -> Iterator[Bench]:
     made: list[Bench] = []
     wishes = Wishes(
         connect=lambda upstream: None,
-        disconnect=lambda upstream: made[0].given_back.append(upstream),
+        disconnect=lambda upstream, ended: made[0].give_back(upstream, ended),
         report=lambda report, have: None,
         measured=lambda upstream, rate: None,
         finished=lambda stats: made[0].finished.append(stats),
@@ -102,6 +109,11 @@ def test_an_arena_that_a_read_may_still_write_into_is_not_clean_even_when_it_cou
     assert isinstance(bench.failed[0], ArenaTooLarge)
     assert bench.plane.call(bench.receive.cancel) is False
     assert len(bench.failed) == 1
+    # As long as the source may carry out those reads it must keep the memory.
+    assert not bench.given_back
+    bench.fabric.immediate = True  # type: ignore[misc]
+    bench.fabric.thaw("s")
+    wait_until(lambda: bench.given_back == ["s"], "the lease is given back")
 
 
 def test_a_lease_that_is_granted_after_the_end_is_given_back(bench: Bench):
