@@ -34,8 +34,8 @@ class Arenas:
         self._open: set[ShardArena] = set()
         # The kernel zeroes new pages at a third of the rate at which they can be filled: start before the bytes come.
         self._prefault = ThreadPoolExecutor(1, thread_name_prefix="prefault")
-        self._never_again: list[ShardArena] = []
-        """Arenas into which an abandoned read may still write: kept, registered, until this process ends."""
+        self._never_again: set[ShardArena] = set()
+        """Arenas into which a read that was given up on may still write: kept, registered, until it has ended."""
 
     @property
     def digest_algorithm(self) -> str:
@@ -82,19 +82,21 @@ class Arenas:
         new.arena.seal()
         old.leave()
         self._open.discard(old)
-        self._never_again.append(old)
+        self._never_again.add(old)
         log.warning("%s v%d moved to another arena with %d chunks", old.shard, old.version, len(verified))
         return new
 
-    def abandon(self, arena: ShardArena) -> None:
-        """Stop serving from an arena that may still be written to, and keep it."""
+    def abandon(self, arena: ShardArena) -> bool:
+        """Stop serving from an arena that may still be written to, and keep it. Returns False: it is not clean."""
         arena.shut()
         self._open.discard(arena)
-        self._never_again.append(arena)
+        self._never_again.add(arena)
+        return False
 
     def free(self, arena: ShardArena) -> None:
         """Give memory back. Only when no lease on it is out and no read into it is in flight."""
         self._open.discard(arena)
+        self._never_again.discard(arena)
         arena.shut()
         if arena.nbytes:
             self._transport.deregister(arena.data)

@@ -32,8 +32,8 @@ class DataPlane:
         self.verifiers = ThreadPoolExecutor(verify_threads, thread_name_prefix="verify")
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._receives: set[Receive] = set()
-        self._late: list[tuple[list[ReadTicket], Callable[[], None]]] = []
-        """Reads that were given up on, and what is to be done once they have ended."""
+        self._late: list[tuple[list[ReadTicket], Future[None]]] = []
+        """Reads that were given up on, done when they have ended."""
         self._stopping = False
         self._thread = threading.Thread(target=self._loop, name="data-plane", daemon=True)
         self._thread.start()
@@ -65,9 +65,11 @@ class DataPlane:
     def remove(self, receive: Receive) -> None:
         self._receives.discard(receive)
 
-    def when_ended(self, tickets: Sequence[ReadTicket], then: Callable[[], None]) -> None:
-        """Do `then` once these reads have ended, however late that is. On the data plane's thread."""
-        self._late.append((list(tickets), then))
+    def give_up(self, tickets: Sequence[ReadTicket]) -> Future[None]:
+        """Done, on the data plane's thread, once these reads have ended, however late that is. Called there, too."""
+        ended: Future[None] = Future()
+        self._late.append((list(tickets), ended))
+        return ended
 
     def stop(self) -> None:
         """End the thread. Reads under way are left alone: only the end of the process is a safe end for them."""
@@ -101,18 +103,15 @@ class DataPlane:
 
     def _release_late(self) -> None:
         late, self._late = self._late, []
-        for tickets, then in late:
+        for tickets, ended in late:
             for ticket in list(tickets):
                 if self.transport.poll(ticket).status is not ReadStatus.PENDING:
                     self.transport.release(ticket)
                     tickets.remove(ticket)
             if tickets:
-                self._late.append((tickets, then))
-                continue
-            try:
-                then()
-            except Exception:
-                log.exception("what a late read had to do with could not be let go")
+                self._late.append((tickets, ended))
+            else:
+                ended.set_result(None)
 
     def _take_in(self, sleep: float) -> None:
         """Wait for work at most `sleep` seconds, then do all that has come."""

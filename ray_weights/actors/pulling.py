@@ -158,6 +158,7 @@ class Pulling:
             disconnect=lambda upstream, ended: soon(lambda: self._give_back(local, upstream, ended)),
             report=lambda report, have: soon(lambda: self._here.spawn(self._report(local, report, have))),
             measured=lambda upstream, rate: soon(lambda: self._here.spawn(self._measured(local, upstream, rate))),
+            left=lambda arena: soon(lambda: self._here.spawn(self._shards.free_left(arena))),
             finished=lambda stats: soon(lambda: self._here.spawn(self._finished(local, stats))),
             failed=lambda error: soon(lambda: self._here.spawn(self._broke(local, error))),
         )

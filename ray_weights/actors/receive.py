@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ray_weights.actors.shard_arena import ShardArena, page_token
-from ray_weights.actors.upstream_link import UpstreamLink
+from ray_weights.actors.upstream_link import UpstreamLink, after
 from ray_weights.core import receiving as machine
 from ray_weights.core.manifest import Manifest, chunk_span
 from ray_weights.core.page import PageIdentity, PageState, parse_page
@@ -42,6 +42,8 @@ class Wishes:
     """Tell the coordinator; with the number of verified chunks."""
     measured: Callable[[str, float], None]
     """Tell the coordinator how many bytes per second come from an upstream while it is asked for any."""
+    left: Callable[[ShardArena], None]
+    """This arena was moved out of, or given up, and no read can write into it any more."""
     finished: Callable[[ReceiveStats], None]
     failed: Callable[[Exception], None]
 
@@ -80,8 +82,8 @@ class Receive:
         self._links: dict[str, UpstreamLink] = {}
         self._tickets: dict[ReadTicket, tuple[int, int, UpstreamLink]] = {}
         """Chunk reads in flight -> (chunk, generation, whose it is)."""
-        self._written_late = False
-        """Whether a read that was given up on may still write into the present arena."""
+        self._late: list[Future[None]] = []
+        """Reads that were given up on and may still write into the present arena."""
         self._verifying = 0
         self._ended = False
         """Finished, failed or cancelled: nobody is told anything more."""
@@ -115,7 +117,7 @@ class Receive:
             return
         old = self._links.pop(upstream, None)
         if old is not None:
-            self._plane.when_ended(old.under_way(), lambda: old.close(self._transport))
+            self._close(old)
         self._links[upstream] = link
         self.handle(machine.Connected(upstream))
 
@@ -145,19 +147,28 @@ class Receive:
         return due
 
     def cancel(self) -> bool:
-        """Stop. Returns whether the arena may be used again: not if a read might still write into it."""
+        """Stop, once. Returns whether the arena may be used again: not if a read might still write into it.
+
+        An arena that is not clean is told of by Wishes.left when it is.
+        """
+        self._stop()
+        if self._late:
+            after(self._late, lambda: self._wishes.left(self.arena))
+        return not self._late
+
+    def failed(self, error: Exception) -> None:
+        """End with an error; cancel() follows."""
+        if not self._ended:
+            self._stop()
+            self._wishes.failed(error)
+
+    def _stop(self) -> None:
         self._ended = True
         self._plane.remove(self)
         self._give_up_tickets()
         for upstream in list(self._links):
             self._disconnect(upstream)
         self.machine.done = True
-        return not self._written_late
-
-    def failed(self, error: Exception) -> None:
-        if not self._ended:
-            self.cancel()
-            self._wishes.failed(error)
 
     def account(self) -> str:
         """What it is doing, for a person."""
@@ -271,8 +282,9 @@ class Receive:
 
     def _relocate(self, generation: int, verified: tuple[int, ...]) -> None:
         self._give_up_tickets()
-        self.arena = self._move_arena(self.arena, verified)
-        self._written_late = False
+        old, self.arena = self.arena, self._move_arena(self.arena, verified)
+        late, self._late = self._late, []
+        after(late, lambda: self._wishes.left(old))
         for upstream, link in self._links.items():
             try:
                 link.plan_anew(self._transport, self.manifest, self.arena.data)
@@ -281,9 +293,10 @@ class Receive:
         self._plane.post(lambda: self.handle(machine.Relocated(generation)))
 
     def _give_up_tickets(self) -> None:
-        self._written_late = self._written_late or bool(self._tickets)
         for ticket, (_, _, link) in self._tickets.items():
-            link.late.append(ticket)
+            ended = self._plane.give_up([ticket])
+            self._late.append(ended)
+            link.late.append(ended)
         self._tickets.clear()
 
     def _finish(self) -> None:
@@ -308,16 +321,18 @@ class Receive:
     def _disconnect(self, upstream: str) -> None:
         """Leave an upstream. While it may still read its memory for us, it must not free it: the lease lasts."""
         link = self._links.pop(upstream, None)
-        if link is None or not link.under_way():
-            if link is not None:
-                link.close(self._transport)
-            self._wishes.disconnect(upstream, None)
-            return
+        self._wishes.disconnect(upstream, self._close(link) if link is not None else None)
+
+    def _close(self, link: UpstreamLink) -> Future[None]:
+        """Done when no read of it is under way any more."""
+        if link.page_ticket is not None:
+            link.late.append(self._plane.give_up([link.page_ticket]))
+            link.page_ticket = None
         ended: Future[None] = Future()
 
         def close() -> None:
             ended.set_result(None)
             link.close(self._transport)
 
-        self._plane.when_ended(link.under_way(), close)
-        self._wishes.disconnect(upstream, ended)
+        after(link.late, close)
+        return ended

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 
 import ray
 from pydantic import TypeAdapter
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayTaskError
 
 from ray_weights import errors
 from ray_weights.actors.connect import Connection, connect, ensure_coordinator, ensure_transfer_actor
@@ -25,6 +26,8 @@ from ray_weights.schemas.status import TransferProgress
 
 _HANDLE: TypeAdapter[ArenaHandle] = TypeAdapter(ArenaHandle)
 _PROGRESS_SECONDS = 0.5
+_RESTART_SECONDS = 0.5
+"""Between two questions to a transfer actor that is being restarted."""
 _GRACE_SECONDS = 10.0
 """What a call may take beyond the deadline that the actor itself keeps."""
 
@@ -97,16 +100,23 @@ class Session:
             LayoutMismatch, UnknownKey, SourceLost, DeadlineExceeded, ArenaTooLarge, LimitReached,
             CoordinatorUnavailable.
         """
-        request = OpenRequest(
-            shard=shard,
-            version=version,
-            layout=layout.model_dump_json().encode() if layout is not None else b"",
-            may_load=may_load,
-            timeout=timeout,
-            pid=os.getpid(),
-        )
-        ref = self._actor.open.remote(request.model_dump_json().encode())
-        opened = Opened.model_validate_json(self._await(ref, timeout + _GRACE_SECONDS, shard, on_progress))
+        deadline = time.monotonic() + timeout
+        layout_json = layout.model_dump_json().encode() if layout is not None else b""
+        while True:
+            left = max(0.001, deadline - time.monotonic())
+            request = OpenRequest(
+                shard=shard, version=version, layout=layout_json, may_load=may_load, timeout=left, pid=os.getpid()
+            )
+            ref = self._actor.open.remote(request.model_dump_json().encode())
+            try:
+                opened = Opened.model_validate_json(self._await(ref, left + _GRACE_SECONDS, shard, on_progress))
+                break
+            except errors.SourceLost as e:
+                # It died under us and is being restarted: the next incarnation can be asked the same.
+                pause = _RESTART_SECONDS * (0.5 + random.random())
+                if not isinstance(e.__cause__, ActorUnavailableError) or time.monotonic() + pause >= deadline:
+                    raise
+                time.sleep(pause)
         handle = _HANDLE.validate_json(opened.handle)
         if opened.outcome == "load":
             return ToLoad(handle, opened.version, opened.reason)

@@ -93,12 +93,15 @@ class Shards:
         receive, local.receive = local.receive, None
         if receive is None:
             return
-        clean = await self._here.on_plane(receive.cancel)
+        clean = await self._here.on_plane(lambda: receive.cancel() or self._here.arenas.abandon(receive.arena))
         arena, local.arena, local.manifest, local.upstreams = receive.arena, None, None, ()
         if clean:
             self._here.spawn(self._free_when_unread(arena))
-        else:
-            await self._here.on_plane(lambda: self._here.arenas.abandon(arena))
+
+    async def free_left(self, arena: ShardArena) -> None:
+        """Free an arena that was left to late reads, now that they have ended: its readers have moved, or will."""
+        await self._wait_until_unread(arena)
+        await self._here.on_plane(lambda: self._here.arenas.free(arena))
 
     def _forget(self, local: LocalShard) -> None:
         if local in self.all:
@@ -114,13 +117,16 @@ class Shards:
     async def _free_when_unread(self, arena: ShardArena) -> None:
         """Free an arena once every reader has given its lease back or has died: never before."""
         arena.shut()
+        await self._wait_until_unread(arena)
+        await self._here.on_plane(lambda: self._here.arenas.free(arena))
+
+    async def _wait_until_unread(self, arena: ShardArena) -> None:
         leases = self._here.leases
         while granted := leases.of_arena(arena.arena.arena_id):
             for lease in granted:
                 await self._end_if_over(lease)
             if leases.of_arena(arena.arena.arena_id):
                 await asyncio.sleep(_ASK_READERS_SECONDS)
-        await self._here.on_plane(lambda: self._here.arenas.free(arena))
 
     async def keep_leases_true(self) -> None:
         """Ask readers now and then whether they still read: one that died says nothing when it ends."""

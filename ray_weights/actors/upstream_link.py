@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from ray_weights.core.manifest import Manifest, chunk_span
@@ -23,8 +25,8 @@ class UpstreamLink:
     page: ReadPlan
     page_copy: Scratch
     page_ticket: ReadTicket | None = None
-    late: list[ReadTicket] = field(default_factory=list)
-    """Reads of chunks that were given up on and have not ended."""
+    late: list[Future[None]] = field(default_factory=list)
+    """Reads that were given up on: until all have ended, the lease must last."""
     old_plans: list[ReadPlan] = field(default_factory=list)
 
     @classmethod
@@ -52,10 +54,6 @@ class UpstreamLink:
         self.old_plans.append(self.chunks)
         self.chunks = chunk_plan(transport, self.peer, self.lease, manifest, into)
 
-    def under_way(self) -> list[ReadTicket]:
-        """Every read of this upstream's memory that has not ended: as long as there is one, the lease must last."""
-        return [*self.late, *([self.page_ticket] if self.page_ticket is not None else [])]
-
     def close(self, transport: Transport) -> None:
         """Release what belongs to it. Only when no read is under way."""
         for plan in (self.page, self.chunks, *self.old_plans):
@@ -71,3 +69,12 @@ def chunk_plan(transport: Transport, peer: str, lease: Lease, manifest: Manifest
     kind: MemoryKind = "VRAM" if lease.memory_kind == "VRAM" else "DRAM"
     remote = [Region(lease.data_address + offset, n, lease.device_index, kind) for offset, n in spans]
     return transport.prepare(peer, [into.part(offset, n) for offset, n in spans], remote)
+
+
+def after(all_of: Sequence[Future[None]], then: Callable[[], None]) -> None:
+    """Do `then` when all are done, on the thread that does the last one; at once when they are."""
+    left = [f for f in all_of if not f.done()]
+    if not left:
+        then()
+    else:
+        left[0].add_done_callback(lambda _: after(left, then))

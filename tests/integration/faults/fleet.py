@@ -261,13 +261,8 @@ class Fleet:
 
     # What is left
 
-    def clean_up(self, *all_weights: Weights, keep: tuple[int, ...] = ()) -> None:
-        """Drop the weights everywhere; then no arena, lease or memory may be left.
-
-        keep: hosts that had to leave an arena for ever; their transfer actors are restarted, which frees it.
-        """
-        for index in keep:
-            self.kill(self.transfer_pid(index))
+    def clean_up(self, *all_weights: Weights) -> None:
+        """Drop the weights everywhere; then no arena, lease or memory may be left."""
         for host in self.hosts:
             for weights in all_weights:
                 with contextlib.suppress(RayError):

@@ -49,7 +49,7 @@ def test_a_deadline_passes_with_the_only_source_frozen(fleet: Fleet, recorder: R
         wrong_bytes=wrong,
         seconds=max(taken - 8.0, 0.001),
     )
-    fleet.clean_up(weights, keep=(1,))
+    fleet.clean_up(weights)
 
 
 def test_a_deadline_passes_while_the_origin_hangs(fleet: Fleet):

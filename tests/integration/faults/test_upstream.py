@@ -75,7 +75,7 @@ def test_what_a_frozen_upstream_sends_later_damages_nothing(fleet: Fleet, record
         openings=[opening],
         wrong_bytes=wrong,
     )
-    fleet.clean_up(weights, keep=(2,))
+    fleet.clean_up(weights)
 
 
 def test_children_of_a_receiver_whose_arena_moved_follow_it(fleet: Fleet, recorder: Recorder):
@@ -97,7 +97,7 @@ def test_children_of_a_receiver_whose_arena_moved_follow_it(fleet: Fleet, record
         openings=openings,
         wrong_bytes=wrong,
     )
-    fleet.clean_up(weights, keep=(2, 3))
+    fleet.clean_up(weights)
 
 
 def test_a_source_that_cannot_be_asked_is_passed_over(fleet: Fleet, recorder: Recorder):
