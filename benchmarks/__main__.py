@@ -27,17 +27,17 @@ def main() -> int:
     for name in remove_leftovers():
         print(f"removed {name}, left over by a run that was killed", file=sys.stderr)
     take_signals()
-    try:
-        results = run(_plan(arguments))
-    except KeyboardInterrupt:
+    results = run(_plan(arguments))
+    if results.interrupted:
         print("interrupted: everything that was started is gone again", file=sys.stderr)
-        return 130
+        if not results.trials:
+            return 130
     path = arguments.output or REPOSITORY / "results" / f"bench-{results.started.replace(':', '')}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(results.model_dump_json(indent=1) + "\n")
     show(results)
     print(f"written to {path}; `python -m benchmarks --report {path}` puts it into docs/performance.md")
-    return 0
+    return 130 if results.interrupted else 0
 
 
 def _plan(arguments: argparse.Namespace) -> Plan:

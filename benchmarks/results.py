@@ -71,6 +71,7 @@ class Results(Record):
     window: int
     trials: tuple[Trial, ...]
     missed: tuple[Missed, ...] = ()
+    interrupted: bool = False
 
     def of(self, case: str) -> tuple[Trial, ...]:
         return tuple(t for t in self.trials if t.case == case)

@@ -22,28 +22,15 @@ _OVER_THE_LINKS = {"UCX_TLS": "tcp,self", "UCX_NET_DEVICES": "eth0"}
 
 
 def run(plan: Plan) -> Results:
-    """Measure all that `plan` wants. Whatever ends it, nothing that it made stays."""
+    """Measure all that `plan` wants, or until interrupted. Whatever ends it, nothing that it made stays."""
     started, began = datetime.datetime.now(datetime.UTC), time.monotonic()
     machine = describe_machine()
     lines: list[str] = []
-    with ExitStack() as stack:
-        # A second signal must not cut the cleaning short.
-        stack.callback(ignore_signals, False)
-        network = stack.enter_context(Network(plan.hosts, plan.owner_pid))
-        swarm, head, pair = network.hosts[:-2], network.hosts[-2], network.hosts[-1]
-        stack.callback(ignore_signals, True)
-        for host in swarm:
-            network.shape(host, plan.link_rate)
-        if plan.wants("pair"):
-            with RayNodes({}, 100 * MIB) as nodes:
-                for node in two_nodes(pair):
-                    nodes.start(node, two_nodes(pair)[0])
-                lines += _drive("pair", plan, pair, two_nodes(pair)[0].address, nodes)
-        if plan.cases != ("pair",):
-            with RayNodes(_OVER_THE_LINKS, 2 * plan.nbytes + 100 * MIB) as nodes:
-                for host in (head, *swarm):
-                    nodes.start(host, head)
-                lines += _drive("swarm", plan, head, head.address, nodes)
+    interrupted = False
+    try:
+        _measure(plan, lines)
+    except KeyboardInterrupt:
+        interrupted = True  # what was measured until then is worth having
     trials = [Trial.model_validate_json(line[6:]) for line in lines if line.startswith("trial ")]
     missed = [Missed.model_validate_json(line[7:]) for line in lines if line.startswith("missed ")]
     return Results(
@@ -57,14 +44,35 @@ def run(plan: Plan) -> Results:
         window=plan.window,
         trials=tuple(trials),
         missed=tuple(missed),
+        interrupted=interrupted,
     )
 
 
-def _drive(part: str, plan: Plan, host: Host, address: str, nodes: RayNodes) -> list[str]:
-    """Run the measuring process in a host's namespace; returns what it has measured."""
+def _measure(plan: Plan, lines: list[str]) -> None:
+    with ExitStack() as stack:
+        # A second signal must not cut the cleaning short.
+        stack.callback(ignore_signals, False)
+        network = stack.enter_context(Network(plan.hosts, plan.owner_pid))
+        swarm, head, pair = network.hosts[:-2], network.hosts[-2], network.hosts[-1]
+        stack.callback(ignore_signals, True)
+        for host in swarm:
+            network.shape(host, plan.link_rate)
+        if plan.wants("pair"):
+            with RayNodes({}, 100 * MIB) as nodes:
+                for node in two_nodes(pair):
+                    nodes.start(node, two_nodes(pair)[0])
+                _drive("pair", plan, pair, two_nodes(pair)[0].address, nodes, lines)
+        if plan.cases != ("pair",):
+            with RayNodes(_OVER_THE_LINKS, 2 * plan.nbytes + 100 * MIB) as nodes:
+                for host in (head, *swarm):
+                    nodes.start(host, head)
+                _drive("swarm", plan, head, head.address, nodes, lines)
+
+
+def _drive(part: str, plan: Plan, host: Host, address: str, nodes: RayNodes, lines: list[str]) -> None:
+    """Run the measuring process in a host's namespace, and collect the lines that it writes."""
     command = [sys.executable, "-m", "benchmarks.drive", part, plan.model_dump_json(), f"{address}:{PORT}"]
     environment = {**nodes.environment, "RAY_ADDRESS": f"{address}:{PORT}"}
-    lines: list[str] = []
     with subprocess.Popen(
         host.inside(*command), env=environment, cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         text=True, start_new_session=True,
@@ -81,7 +89,6 @@ def _drive(part: str, plan: Plan, host: Host, address: str, nodes: RayNodes) -> 
         lines.append(
             "missed " + Missed(case=part, reason=f"the driver ended with {driver.returncode}").model_dump_json()
         )
-    return lines
 
 
 def _tell(line: str) -> None:
