@@ -230,13 +230,18 @@ class Fleet:
     def kill_node(self, index: int) -> None:
         """The raylet and every process of it."""
         node = next(n for n in self.cluster.worker_nodes if n.node_id == self.node_ids[index])
-        raylet = node.all_processes["raylet"][0].process.pid
-        family = [raylet, *descendants(raylet)]
+        family = self.processes(index)
         for pid in family:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.cluster.remove_node(node, allow_graceful=False)
         wait_until(lambda: not any(is_alive(p) for p in family), f"node {index} gone")
+
+    def processes(self, index: int) -> list[int]:
+        """The raylet of a host (not the head) and every process of it."""
+        node = next(n for n in self.cluster.worker_nodes if n.node_id == self.node_ids[index])
+        raylet = node.all_processes["raylet"][0].process.pid
+        return [raylet, *descendants(raylet)]
 
     def replace_node(self, index: int) -> None:
         """A new node in the place of one that was killed."""
