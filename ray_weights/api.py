@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from ray_weights.core.lookup import closest_keys, unknown_key_message
-from ray_weights.errors import CoordinatorUnavailable, UnknownKey
+from ray_weights.errors import UnknownKey
 from ray_weights.integrations.tensors.binding import check_matches
 from ray_weights.integrations.tensors.devices import device_id
 from ray_weights.integrations.tensors.facts import copy_elements, layout_of, view_of
@@ -24,12 +22,13 @@ from ray_weights.integrations.tensors.sources import source_of, state_of
 from ray_weights.memory.mapping import map_arena
 from ray_weights.progress import ByteBar
 from ray_weights.schemas.keys import ModelKey, ShardKey
-from ray_weights.schemas.status import CoordinatorStatus, StoryLine, TransferProgress
+from ray_weights.schemas.status import CoordinatorStatus, TransferProgress
 
 if TYPE_CHECKING:
     from torch import nn
 
     from ray_weights.core.layout import Layout
+    from ray_weights.schemas.view import Explanation
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,52 +188,31 @@ def fetch(
 
 def status(*, timeout: float = 30.0) -> CoordinatorStatus:
     """Every key, its sources and receivers. Raises CoordinatorUnavailable where no coordinator runs."""
-    with _coordinator(timeout) as ask:
-        return CoordinatorStatus.model_validate_json(ask("status"))
-
-
-def explain(key: str, *, timeout: float = 30.0) -> tuple[StoryLine, ...]:
-    """What happened to every replica of a model, oldest first, each decision with its reason.
-
-    Raises:
-        UnknownKey: nobody asked for it; names the closest keys.
-        CoordinatorUnavailable: no coordinator runs.
-    """
-    with _coordinator(timeout) as ask:
-        shards = [ShardKey.model_validate_json(s) for s in ask("told_shards")]
-        wanted = [s for s in shards if s.model.model == key]
-        if not wanted:
-            raise UnknownKey(unknown_key_message(_shard(key), None, (), closest_keys(_shard(key), shards)))
-        lines = [StoryLine.model_validate_json(x) for s in wanted for x in ask("story", s.model_dump_json().encode())]
-    return tuple(sorted(lines, key=lambda line: line.at))
-
-
-@contextmanager
-def _coordinator(timeout: float) -> Iterator[Callable[..., Any]]:
-    """Ask the running coordinator: ask(method, *arguments). Does not start one: that would only say "nothing"."""
-    import ray
-    from ray.exceptions import GetTimeoutError, RayActorError
-
-    from ray_weights.actors.connect import connect, find_coordinator
+    from ray_weights import observe
+    from ray_weights.actors.connect import connect
 
     deadline = time.monotonic() + timeout
     connection = connect(deadline)
     try:
-        handle = find_coordinator()
-        if handle is None:
-            raise CoordinatorUnavailable(
-                "no coordinator runs in this cluster: first use starts it, or `ray-weights up`"
-            )
-
-        def ask(method: str, *arguments: bytes) -> Any:
-            try:
-                return ray.get(getattr(handle, method).remote(*arguments), timeout=deadline - time.monotonic())
-            except (GetTimeoutError, RayActorError) as e:
-                raise CoordinatorUnavailable(f"the coordinator did not answer within {timeout:.0f} s: {e}") from e
-
-        yield ask
+        return observe.coordinator_status(observe.running_coordinator(), deadline)
     finally:
         connection.close()
+
+
+def explain(key: str, *, timeout: float = 30.0) -> Explanation:
+    """What happened to every replica of the models that `key` names, each decision with its reason.
+
+    Args:
+        key: a model's name, the beginning or a part of it, as in `ray-weights explain`.
+        timeout: seconds.
+
+    Raises:
+        UnknownKey: nothing is named so; names the closest keys.
+        CoordinatorUnavailable: no cluster, no coordinator, or no answer in time.
+    """
+    from ray_weights import observe
+
+    return observe.explain(key, timeout)
 
 
 def _shard(key: str) -> ShardKey:

@@ -6,7 +6,6 @@ import logging
 import os
 import secrets
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 
 from ray_weights.actors.shard_arena import Record, ShardArena, read_record, tail_nbytes
 from ray_weights.core.layout import Layout
@@ -32,8 +31,6 @@ class Arenas:
         self._limit = limit
         self._reserve = reserve_nbytes
         self._open: set[ShardArena] = set()
-        # The kernel zeroes new pages at a third of the rate at which they can be filled: start before the bytes come.
-        self._prefault = ThreadPoolExecutor(1, thread_name_prefix="prefault")
         self._never_again: set[ShardArena] = set()
         """Arenas into which a read that was given up on may still write: kept, registered, until it has ended."""
 
@@ -68,7 +65,9 @@ class Arenas:
         arena_id = f"{self._place}.{secrets.token_hex(8)}"
         arena = ShardArena(self._allocate(arena_id, layout.nbytes, tail), shard, version, layout.nbytes, chunk_nbytes)
         self._register(arena)
-        self._prefault.submit(_take_pages, arena.arena)
+        if isinstance(arena.arena, HostArena):
+            # The kernel zeroes new pages at a third of the rate at which they can be filled: start before they come.
+            arena.arena.start_prefault()
         return arena
 
     def move(self, old: ShardArena, verified: tuple[int, ...]) -> ShardArena:
@@ -160,13 +159,3 @@ def _not_taken(arena: Arena) -> int:
     except OSError:
         return 0  # closed meanwhile
     return max(0, arena.data.nbytes - taken)
-
-
-def _take_pages(arena: Arena) -> None:
-    """Take the pages of host memory ahead of the reads, in the order in which they come."""
-    if not isinstance(arena, HostArena):
-        return
-    try:
-        arena.prefault()
-    except ArenaError as e:
-        log.warning("%s", e)  # the reads take the pages themselves, one by one

@@ -14,7 +14,6 @@ from ray_weights.actors.coordinator import Coordinator
 from ray_weights.actors.names import (
     COORDINATOR,
     NAMESPACE,
-    TRANSFER_PREFIX,
     coordinator_options,
     transfer_name,
     transfer_options,
@@ -81,18 +80,6 @@ def ensure_transfer_actor(coordinator: ActorHandle, node_id: str, device: str, d
     handle = remote.options(**transfer_options(node_id, device)).remote(name, device, settings)
     _answers(handle.progress.remote(), deadline, f"the transfer actor of {device} on node {node_id[:12]}")
     return handle
-
-
-def transfer_actors() -> tuple[ActorHandle, ...]:
-    """All transfer actors of the cluster that are alive."""
-    found = []
-    for actor in ray.util.list_named_actors(all_namespaces=True):
-        if actor["namespace"] == NAMESPACE and str(actor["name"]).startswith(TRANSFER_PREFIX):
-            try:
-                found.append(ray.get_actor(actor["name"], namespace=NAMESPACE))
-            except ValueError:
-                continue  # ended meanwhile
-    return tuple(found)
 
 
 def _answers(ref, deadline: float, who: str):  # type: ignore[no-untyped-def]

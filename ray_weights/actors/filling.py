@@ -138,6 +138,8 @@ class Filling:
         local.opened = local.filled
         for older in [s for s in self._shards.versions(local.shard, request.version) if s is not local]:
             await self._shards.discard(older)
+        if request.from_storage:
+            self._here.metrics.read_storage(local.shard.model.model)
         return manifest.to_bytes()
 
     async def fail(self, shard: ShardKey, version: int, error: str) -> None:

@@ -11,6 +11,7 @@ from ray_weights.actors.receive import Receive
 from ray_weights.actors.shard_arena import ShardArena
 from ray_weights.core.layout import Layout
 from ray_weights.core.manifest import Manifest
+from ray_weights.core.receiving import Report
 from ray_weights.schemas.keys import ShardKey
 from ray_weights.schemas.leases import Opened
 from ray_weights.schemas.members import Holding, Loading, ReceiveStats, Receiving
@@ -55,6 +56,8 @@ class LocalShard:
     upstreams: tuple[str, ...] = ()
     leases: dict[str, str] = field(default_factory=dict)
     """Lease held on an upstream, by member."""
+    reported: Report | None = None
+    """The upstream that was lost last."""
     since: float = field(default_factory=time.monotonic)
     used_at: float = field(default_factory=time.monotonic)
 

@@ -217,6 +217,9 @@ class Pulling:
             self._here.actor(upstream).release.remote(lease)
 
     async def _report(self, local: LocalShard, report: machine.Report, have: int) -> None:
+        if report is not local.reported:  # else it is repeated, as long as nobody answers
+            local.reported = report
+            self._here.metrics.lost_upstream(report.kind)
         try:
             await self._here.post(
                 m.UpstreamLost,
@@ -242,6 +245,7 @@ class Pulling:
             return  # given up in the same moment
         local.arena, local.receive = local.receive.arena, None
         local.state, local.stats = "ready", stats
+        self._here.metrics.completed(local.shard.model.model, stats)
         if not local.opened.done():
             local.opened.set_result(local.arrived())
         try:

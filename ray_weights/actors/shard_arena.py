@@ -96,10 +96,6 @@ class ShardArena:
         for chunk in range(self.chunks):
             page.mark_ready(self._page, chunk)
 
-    def is_complete(self) -> bool:
-        """Whether the page says that every chunk was verified."""
-        return 0 not in self._page[page.HEADER_NBYTES :]
-
     def leave(self) -> None:
         """Send children elsewhere: this member serves the shard from another arena now."""
         if self.manifest is not None:

@@ -110,6 +110,7 @@ class ShardTable:
         local = self.shards.find(shard, version)
         if local is not None and local.state in _UNDER_WAY and local.waiters == 0:
             await self.shards.discard(local)
+        self._here.metrics.read_storage(shard.model.model)
         await self._here.post(m.GaveUp, shard=shard, version=version, reason=reason, read_storage=True)
 
     async def drop(self, shard: ShardKey, version: int) -> None:

@@ -74,6 +74,7 @@ class Shards:
         """End a shard that did not arrive: everybody who waits gets the error, the coordinator the reason."""
         answer(local, error)
         await self.discard(local)
+        self._here.metrics.gave_up()
         try:
             await self._here.post(m.GaveUp, shard=local.shard, version=local.version, reason=reason[:2000])
         except errors.CoordinatorUnavailable as e:

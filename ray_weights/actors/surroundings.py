@@ -17,6 +17,7 @@ from ray_weights.actors.lease_book import LeaseBook
 from ray_weights.actors.names import NAMESPACE
 from ray_weights.actors.plane import DataPlane
 from ray_weights.config import ServiceSettings
+from ray_weights.metrics import TransferMetrics
 from ray_weights.schemas.messages import Event
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class Surroundings:
     arenas: Arenas
     settings: ServiceSettings
     link: CoordinatorLink
+    metrics: TransferMetrics
     leases: LeaseBook = field(default_factory=LeaseBook)
     addresses: dict[str, str] = field(default_factory=dict)
     """Actor name by member, as the coordinator told."""

@@ -18,6 +18,7 @@ from ray_weights.actors.plane import DataPlane
 from ray_weights.actors.shard_table import ShardTable
 from ray_weights.actors.surroundings import Surroundings
 from ray_weights.config import ServiceSettings
+from ray_weights.metrics import TransferMetrics
 from ray_weights.schemas.keys import ShardKey
 from ray_weights.schemas.leases import LeaseRequest, OpenRequest, SealRequest
 from ray_weights.schemas.members import MemberInfo
@@ -27,6 +28,7 @@ from ray_weights.transports.nixl import NixlSettings, NixlTransport
 log = logging.getLogger(__name__)
 _ADOPT_SECONDS = 3600.0
 """Every digest of what an engine still holds is computed, which takes as long as it takes."""
+_SHOW_SECONDS = 2.0
 
 
 class TransferActor:
@@ -53,12 +55,14 @@ class TransferActor:
             pid=os.getpid(),
         )
         self._link = CoordinatorLink()
-        self._here = Surroundings(member, actor_name, self._plane, self._arenas, config, self._link)
+        metrics = TransferMetrics(self._info.node_name, device)
+        self._here = Surroundings(member, actor_name, self._plane, self._arenas, config, self._link, metrics)
         self._table = ShardTable(self._here)
         for arena, record, manifest in self._plane.call(self._arenas.adopt, timeout=_ADOPT_SECONDS):
             self._table.adopt(arena, record.version, manifest)
             log.info("took up %s v%d again", record.shard, record.version)
         self._here.spawn(self._table.shards.keep_leases_true())
+        self._here.spawn(self._show())
         self._link.start(self._join, self._table.ask_again, self._table.deliver)
 
     # Engines and Python callers
@@ -111,6 +115,12 @@ class TransferActor:
     async def watch(self) -> None:
         """Never returns: whoever waits for it learns of this actor's end the moment it happens."""
         await asyncio.Event().wait()
+
+    async def _show(self) -> None:
+        """Keep Ray's metrics page true."""
+        while True:
+            self._here.metrics.update(self._table.progress())
+            await asyncio.sleep(_SHOW_SECONDS)
 
     def _join(self) -> Join:
         return Join(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
+
+from tests.integration.directories import ray_directory
 
 OBJECT_STORE_NBYTES = 100 << 20
 
@@ -38,18 +37,17 @@ def _cluster(count: int) -> Iterator[RayNodes]:
     import ray
     from ray.cluster_utils import Cluster
 
-    # Short, because it becomes part of socket paths.
-    directory = Path(tempfile.mkdtemp(prefix="rw-"))
-    cluster = Cluster()
-    try:
-        for _ in range(count):
-            extra = {} if cluster.head_node is not None else {"include_dashboard": False, "temp_dir": str(directory)}
-            cluster.add_node(num_cpus=2, object_store_memory=OBJECT_STORE_NBYTES, **extra)
-        ray.init(address=cluster.address, log_to_driver=False, logging_level="WARNING")
-        head = ray.get_runtime_context().get_node_id()
-        others = sorted(n["NodeID"] for n in ray.nodes() if n["NodeID"] != head)
-        yield RayNodes(ids=(head, *others), address=cluster.address)
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
-        shutil.rmtree(directory, ignore_errors=True)
+    with pytest.MonkeyPatch.context() as environment, ray_directory(environment) as directory:
+        cluster = Cluster()
+        try:
+            for _ in range(count):
+                first = {"include_dashboard": False, "temp_dir": str(directory)}
+                extra = first if cluster.head_node is None else {}
+                cluster.add_node(num_cpus=2, object_store_memory=OBJECT_STORE_NBYTES, **extra)
+            ray.init(address=cluster.address, log_to_driver=False, logging_level="WARNING")
+            head = ray.get_runtime_context().get_node_id()
+            others = sorted(n["NodeID"] for n in ray.nodes() if n["NodeID"] != head)
+            yield RayNodes(ids=(head, *others), address=cluster.address)
+        finally:
+            ray.shutdown()
+            cluster.shutdown()

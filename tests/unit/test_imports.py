@@ -16,9 +16,9 @@ LAYERS = (
     ("errors", "schemas"),
     ("core",),
     ("simulation",),
-    ("memory", "transports", "config", "metrics"),
+    ("memory", "transports", "config", "metrics", "key_search", "progress"),
     ("actors",),
-    ("integrations",),
+    ("integrations", "observe", "doctor"),
     ("api", "cli"),
 )
 """From the bottom up. A module may import its own layer and those below; simulation is imported by cli

@@ -17,6 +17,7 @@ from ray_weights import errors
         lambda: ray_weights.fetch("x", timeout=5),
         lambda: ray_weights.publish({"x": torch.ones(1)}, key="x", version=1, timeout=5),
         lambda: ray_weights.status(timeout=5),
+        lambda: ray_weights.explain("x", timeout=5),
     ],
 )
 def test_no_cluster_is_a_clear_error_and_not_a_hang(call, monkeypatch):

@@ -174,7 +174,9 @@ def test_status_and_explain_tell_what_happened(one_node):
     ray_weights.publish({"x": torch.ones(10)}, key="told", version=1, timeout=TIMEOUT)
     keys = {s.shard.model.model for s in ray_weights.status().shards}
     assert "told" in keys
-    assert any("source" in line.what for line in ray_weights.explain("told"))
+    (shard,) = ray_weights.explain("told").shards
+    (publisher,) = shard.replicas
+    assert any("source" in line.what for line in publisher.lines)
     with pytest.raises(errors.UnknownKey, match="told"):
         ray_weights.explain("tolt")
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 import ray
+import torch
 
+import ray_weights
 from ray_weights.metrics import TransferMetrics
 from ray_weights.schemas.keys import ModelKey, ShardKey
 from ray_weights.schemas.members import ReceiveStats
@@ -87,3 +89,13 @@ def test_every_metric_that_the_board_asks_for_is_exported(one_node):
     assert not missing, f"only {seen}"
     value = re.search(r"^ray_weights_missing_bytes\{.*\} (\S+)", text, re.MULTILINE)
     assert value is not None and float(value[1]) == 3000
+
+
+def test_a_transfer_actor_shows_what_it_holds(one_node):
+    ray_weights.publish({"x": torch.ones(1000)}, key="metered", version=1, timeout=DEADLINE_SECONDS)
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    ready: list[str] = []
+    while not any(float(value) >= 1 for value in ready) and time.monotonic() < deadline:
+        time.sleep(1.0)
+        ready = re.findall(r'^ray_weights_shards\{.*State="ready".*\} (\S+)', exported(), re.MULTILINE)
+    assert any(float(value) >= 1 for value in ready), exported()

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import ray
@@ -13,6 +10,7 @@ from ray._private.authentication_test_utils import reset_auth_token_state
 from ray.cluster_utils import Cluster
 
 from ray_weights.config import ServiceSettings
+from tests.integration.directories import ray_directory
 from tests.integration.faults.engines import MiB, Weights
 from tests.integration.faults.fleet import PATIENCE, Fleet, arenas_of, wait_until
 from tests.integration.faults.record import Recorder
@@ -33,10 +31,9 @@ NODES = 4
 
 @pytest.fixture(scope="package")
 def cluster() -> Iterator[Cluster]:
-    directory = Path(tempfile.mkdtemp(prefix="rwf-"))  # short, because it becomes part of socket paths
-    token = directory / "token"
-    token.write_text("a token of these tests alone, 0123456789")
-    with pytest.MonkeyPatch.context() as environment:
+    with pytest.MonkeyPatch.context() as environment, ray_directory(environment) as directory:
+        token = directory / "token"
+        token.write_text("a token of these tests alone, 0123456789")
         environment.setenv("RAY_AUTH_MODE", "token")
         environment.setenv("RAY_AUTH_TOKEN_PATH", str(token))
         environment.delenv("RAY_AUTH_TOKEN", raising=False)
@@ -60,7 +57,6 @@ def cluster() -> Iterator[Cluster]:
         finally:
             ray.shutdown()
             made.shutdown()
-            shutil.rmtree(directory, ignore_errors=True)
     reset_auth_token_state()
 
 

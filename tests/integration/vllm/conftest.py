@@ -76,8 +76,9 @@ def configure(parallel_groups) -> Callable[..., object]:
 
 
 @pytest.fixture
-def caplog_vllm() -> Iterator[list[str]]:
+def caplog_vllm(configure, checkpoint) -> Iterator[list[str]]:
     """Messages of this package in vLLM's log, which does not propagate to pytest's."""
+    configure(checkpoint)  # the first one of a process sets up vLLM's logging, and takes all handlers away
     messages: list[str] = []
 
     class Collect(logging.Handler):
