@@ -61,7 +61,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, help="of each case (3)")
     parser.add_argument("--mib", type=int, help="size of the weights (80)")
     parser.add_argument("--rate", type=float, help="of each link and direction, in MB/s (15)")
-    parser.add_argument("--chunk-kib", type=int, help="size of a chunk (256)")
+    parser.add_argument("--chunk-kib", type=int, help="size of a chunk (what the service chooses)")
     parser.add_argument("--window", type=int, help="reads in flight (3)")
     parser.add_argument("--output", type=Path, help="where to write the results (results/bench-<time>.json)")
     parser.add_argument(

@@ -24,7 +24,7 @@ class Plan(Record):
     baseline_repeats: int = 2
     pair_nbytes: int = 1024 * MIB
     pair_repeats: int = 5
-    chunk_nbytes: int | None = 256 * 1024
+    chunk_nbytes: int | None = None
     """None for what the service would choose for this size."""
     window: int = 3
 

@@ -19,6 +19,7 @@ class Got:
     began: float
     ended: float
     transfer_seconds: float
+    first_chunk_seconds: float
     read_again: int
     from_receivers: int
     """Chunks read from receivers that were still receiving themselves."""
@@ -73,8 +74,8 @@ class Replica:
         stats = opened.stats
         assert stats is not None, f"{model} was on {self._host} already"
         return Got(
-            self._host, began, ended, stats.seconds, stats.read_again_nbytes, stats.chunks_from_receivers,
-            tuple(m for m, _ in stats.upstream_nbytes),
+            self._host, began, ended, stats.seconds, stats.first_chunk_seconds, stats.read_again_nbytes,
+            stats.chunks_from_receivers, tuple(m for m, _ in stats.upstream_nbytes),
         )  # fmt: skip
 
     def wait_for_transfer_actor(self, timeout: float) -> None:

@@ -29,6 +29,8 @@ class Trial(Record):
     """Seconds from the first receiver's asking until the last one is done."""
     transfer_seconds: tuple[float, ...] = ()
     """Per receiver: the part that its transfer actor has measured, from its assignment on."""
+    first_chunk_seconds: tuple[float, ...] = ()
+    """Per receiver: until its first chunk was there."""
     origin_sent: int = 0
     """Bytes that left the origin's link, all headers and Ray's own messages included."""
     received: tuple[int, ...] = ()

@@ -124,6 +124,7 @@ class Stage:
             seconds=tuple(g.ended - g.began for g in got),
             span=max(g.ended for g in got) - min(g.began for g in got),
             transfer_seconds=tuple(g.transfer_seconds for g in got),
+            first_chunk_seconds=tuple(g.first_chunk_seconds for g in got),
             origin_sent=used.links[self.hosts[0].name].sent,
             received=tuple(used.links[g.host].received for g in got),
             cpu_busy=used.cpu_busy,

@@ -108,7 +108,7 @@ def publish(
                 timeout=_left(started, timeout),
             )
         except BaseException as e:
-            session.fail(shard, version, f"{type(e).__name__}: {e}")
+            session.fail(shard, version, e)
             raise
         arena.close()
     finally:

@@ -38,7 +38,9 @@ class Filling:
         local.state = "filling"  # at once: the same command may come again
         await self._shards.stop_receiving(local)
         try:
-            await self.make_fillable(local, command.version, command.reason)
+            await self.make_fillable(
+                local, command.version, command.reason, command.chunk_nbytes, command.expected_rate
+            )
             if local not in self._shards.all:
                 await self._shards.discard(local)  # given up meanwhile
         except errors.RayWeightsError as e:
@@ -58,14 +60,29 @@ class Filling:
         self.filled_by(local, request.pid)
         return local.opened.result()
 
-    async def make_fillable(self, local: LocalShard, version: int, reason: str) -> None:
+    async def make_fillable(
+        self, local: LocalShard, version: int, reason: str, chunk_nbytes: int | None = None, rate: float = 0.0
+    ) -> None:
+        """Make an arena for the engine to fill.
+
+        Args:
+            chunk_nbytes: size of a chunk where it is not free to choose.
+            rate: bytes per second that a flow is expected to have; 0 when unknown.
+        """
         layout = local.layout
         assert layout is not None
+        if chunk_nbytes is not None:
+            chunk_nbytes, local.chunking = chunk_nbytes, "as this version was cut before"
+        else:
+            wanted = self._here.settings.chunk_nbytes
+            chunk_nbytes, local.chunking = choose_chunk_nbytes(layout.nbytes, rate=rate, wanted=wanted)
+        arenas = self._here.arenas
         arena, local.spare = local.spare, None
+        if arena is not None and arena.chunk_nbytes != chunk_nbytes:
+            unfit, arena = arena, None
+            await self._here.on_plane(lambda: arenas.free(unfit))
         if arena is None:
             await self._shards.make_room(layout.nbytes)
-            chunk_nbytes, _ = choose_chunk_nbytes(layout.nbytes, wanted=self._here.settings.chunk_nbytes)
-            arenas = self._here.arenas
             arena = await self._here.on_plane(lambda: arenas.create(local.shard, version, layout, chunk_nbytes))
         arena.version = version
         local.arena, local.version, local.state, local.reason = arena, version, "filling", reason
@@ -125,6 +142,7 @@ class Filling:
                 seal=manifest.seal(),
                 seconds=request.seconds,
                 from_storage=request.from_storage,
+                chunking=local.chunking,
             )
             await asyncio.wait_for(local.accepted, ANSWER_SECONDS)
         except TimeoutError as e:
@@ -142,11 +160,11 @@ class Filling:
             self._here.metrics.read_storage(local.shard.model.model)
         return manifest.to_bytes()
 
-    async def fail(self, shard: ShardKey, version: int, error: str) -> None:
-        """The engine could not fill the arena."""
+    async def fail(self, shard: ShardKey, version: int, error: str, hopeless: bool = False) -> None:
+        """The engine could not fill the arena; `hopeless`: no other engine would do better."""
         local = next((s for s in self._shards.versions(shard, version) if s.state == "filling"), None)
         if local is None:
             return
-        answer(local, errors.OriginFailed(f"{shard}: {error}"))
+        answer(local, (errors.CaptureUnsupported if hopeless else errors.OriginFailed)(f"{shard}: {error}"))
         await self._shards.discard(local)
-        await self._here.post(m.OriginError, shard=shard, version=version, error=error[:2000])
+        await self._here.post(m.OriginError, shard=shard, version=version, error=error[:2000], hopeless=hopeless)

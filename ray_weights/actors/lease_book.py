@@ -44,6 +44,10 @@ class LeaseBook:
         now = time.monotonic()
         return tuple(g for g in self._granted.values() if now - g.since >= seconds)
 
+    def counts(self) -> tuple[int, int]:
+        """How many are granted and held."""
+        return len(self._granted), len(self._held)
+
     def hold(self, lease: str) -> None:
         self._held.add(lease)
 

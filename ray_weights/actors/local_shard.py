@@ -34,6 +34,8 @@ class LocalShard:
     arena: ShardArena | None = None
     spare: ShardArena | None = None
     """Made while waiting, so that its pages are there when the bytes come."""
+    chunking: str = ""
+    """Why its chunks have the size that they have, where this member chose."""
     manifest: Manifest | None = None
     receive: Receive | None = None
     stats: ReceiveStats | None = None

@@ -20,15 +20,15 @@ from ray_weights.actors.shards import Shards
 from ray_weights.actors.surroundings import ANSWER_SECONDS, HANDSHAKE_SECONDS, Surroundings
 from ray_weights.core import receiving as machine
 from ray_weights.core.layout import first_difference
+from ray_weights.core.link import ReceiverOptions
 from ray_weights.core.manifest import Manifest, choose_chunk_nbytes
-from ray_weights.core.receiver import ReceiverOptions
 from ray_weights.schemas import messages as m
 from ray_weights.schemas.leases import Lease, LeaseRequest
 from ray_weights.schemas.members import ReceiveStats
 
 log = logging.getLogger(__name__)
 _REPORT_AGAIN_SECONDS = 2.0
-_MEASURE_CHUNKS = 16
+_MEASURE_CHUNKS = 8
 """Arrivals after which the rate of an upstream is known well enough."""
 
 
@@ -58,12 +58,12 @@ class Pulling:
             receive = local.receive
             self._here.plane.post(lambda: receive.handle(machine.Assigned(command.upstreams)))
 
-    async def prepare(self, local: LocalShard, version: int) -> None:
+    async def prepare(self, local: LocalShard, version: int, rate: float) -> None:
         """Make the arena while the origin still loads, so that its pages are there when the bytes come."""
         layout = local.layout
         if layout is None or local.spare is not None or not layout.nbytes:
             return
-        chunk_nbytes, _ = choose_chunk_nbytes(layout.nbytes, wanted=self._here.settings.chunk_nbytes)
+        chunk_nbytes, _ = choose_chunk_nbytes(layout.nbytes, rate=rate, wanted=self._here.settings.chunk_nbytes)
         arenas = self._here.arenas
         try:
             spare = await self._here.on_plane(lambda: arenas.create(local.shard, version, layout, chunk_nbytes))

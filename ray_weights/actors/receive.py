@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 from ray_weights.actors.shard_arena import ShardArena, page_token
 from ray_weights.actors.upstream_link import UpstreamLink, after
 from ray_weights.core import receiving as machine
+from ray_weights.core.link import ReceiverOptions
 from ray_weights.core.manifest import Manifest, chunk_span
 from ray_weights.core.page import PageIdentity, PageState, parse_page
-from ray_weights.core.receiver import Receiver, ReceiverOptions
+from ray_weights.core.receiver import Receiver
 from ray_weights.errors import TransportError
 from ray_weights.schemas.keys import ShardKey
 from ray_weights.schemas.leases import Lease
@@ -94,6 +95,7 @@ class Receive:
         """Reads that wait until the rate allows them."""
         self._next_read_at = 0.0
         self._started = time.monotonic()
+        self._first_chunk_seconds = 0.0
 
     # On the data plane's thread
 
@@ -193,6 +195,7 @@ class Receive:
                 self._verify(chunk, generation)
             case machine.Advertise(chunk):
                 self.arena.advertise(chunk)
+                self._first_chunk_seconds = self._first_chunk_seconds or time.monotonic() - self._started
             case machine.Report():
                 self._wishes.report(command, self.machine.verified_count)
             case machine.Measured(upstream, chunks_per_second):
@@ -309,6 +312,7 @@ class Receive:
             ReceiveStats(
                 nbytes=self.manifest.nbytes,
                 seconds=now - self._started,
+                first_chunk_seconds=self._first_chunk_seconds,
                 read_again_nbytes=min(self.machine.read_again * chunk_nbytes, self.manifest.nbytes),
                 chunks_from_receivers=self.machine.from_receivers,
                 upstream_nbytes=tuple(

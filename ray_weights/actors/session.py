@@ -154,9 +154,10 @@ class Session:
         answer = self._await(self._actor.seal.remote(request.model_dump_json().encode()), timeout, shard)
         return Manifest.from_bytes(answer)
 
-    def fail(self, shard: ShardKey, version: int, error: str, *, timeout: float = 30.0) -> None:
-        """The arena could not be filled: whoever waits is released."""
-        self._await(self._actor.fail.remote(shard.model_dump_json().encode(), version, error), timeout, shard)
+    def fail(self, shard: ShardKey, version: int, error: BaseException, *, timeout: float = 30.0) -> None:
+        """The arena could not be filled: the next in line loads, or all are released if nobody would do better."""
+        text, hopeless = f"{type(error).__name__}: {error}", isinstance(error, errors.CaptureUnsupported)
+        self._await(self._actor.fail.remote(shard.model_dump_json().encode(), version, text, hopeless), timeout, shard)
 
     def fall_back(self, shard: ShardKey, version: int | None, reason: str, *, timeout: float = 10.0) -> None:
         """This process reads storage by itself; for the record."""

@@ -137,7 +137,7 @@ class ShardTable:
                 self._here.spawn(self.filling.become_origin(local, command))
             case m.Wait() if local.state in ("asked", "waiting"):
                 local.state, local.version, local.reason = "waiting", command.version, command.reason
-                self._here.spawn(self.pulling.prepare(local, command.version))
+                self._here.spawn(self.pulling.prepare(local, command.version, command.expected_rate))
             case m.Receive():
                 self.pulling.assigned(local, command)
             case m.Refuse():

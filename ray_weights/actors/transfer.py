@@ -76,8 +76,8 @@ class TransferActor:
     async def seal(self, request: bytes) -> bytes:
         return await self._table.filling.seal(SealRequest.model_validate_json(request))
 
-    async def fail(self, shard: bytes, version: int, error: str) -> None:
-        await self._table.filling.fail(ShardKey.model_validate_json(shard), version, error)
+    async def fail(self, shard: bytes, version: int, error: str, hopeless: bool) -> None:
+        await self._table.filling.fail(ShardKey.model_validate_json(shard), version, error, hopeless)
 
     async def fall_back(self, shard: bytes, version: int | None, reason: str) -> None:
         await self._table.fall_back(ShardKey.model_validate_json(shard), version, reason)
@@ -99,6 +99,10 @@ class TransferActor:
 
     async def holds_lease(self, lease: str) -> bool:
         return self._here.leases.holds(lease)
+
+    async def lease_counts(self) -> tuple[int, int]:
+        """How many leases are granted to others and held on others."""
+        return self._here.leases.counts()
 
     async def manifest_of(self, shard: bytes, version: int) -> bytes:
         return await self._table.serving.manifest_of(ShardKey.model_validate_json(shard), version)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 from ray_weights.core.layout import Layout
@@ -12,6 +13,11 @@ from ray_weights.schemas.members import Seal
 KiB = 1024
 MiB = 1024 * KiB
 DIGEST_NBYTES = 16
+_MANY_CHUNKS = 384
+_FEW_CHUNKS = 96
+_SHORTEST_CHUNK_SECONDS = 0.002
+_SMALLEST = 256 * KiB
+_LARGEST = 128 * MiB
 
 
 class Manifest(Frozen):
@@ -91,22 +97,34 @@ def chunk_span(chunk: int, nbytes: int, chunk_nbytes: int) -> tuple[int, int]:
     return offset, min(chunk_nbytes, nbytes - offset)
 
 
-def choose_chunk_nbytes(nbytes: int, *, wanted: int | None = None) -> tuple[int, str]:
+def choose_chunk_nbytes(nbytes: int, *, rate: float = 0.0, wanted: int | None = None) -> tuple[int, str]:
     """Pick the chunk size for a shard.
 
-    A relay adds about one chunk time per hop, so chunks should be small against the shard (128 to 256 of
-    them); each costs a round trip and a digest call, so they should not be smaller than 256 KiB nor larger
-    than 128 MiB.
+    A hop of a chain costs the bytes of one window, so chunks should be small against the shard; each costs the
+    receiver CPU time, so none should take less than 2 ms to arrive. A power of two where the rate decides, so that
+    members that know slightly different rates choose alike.
+
+    Args:
+        rate: bytes per second that a flow is expected to have; 0 when unknown.
+        wanted: bytes; overrules the choice.
 
     Returns:
         (bytes, reason).
     """
     if wanted is not None:
         return wanted, "set by the caller"
-    size = -(-nbytes // 192)
-    rounded = -(-size // (256 * KiB)) * (256 * KiB)
-    chosen = min(max(rounded, 256 * KiB), 128 * MiB)
-    return chosen, f"{nbytes} bytes in about 192 chunks, between 256 KiB and 128 MiB each"
+    by_count = -(-nbytes // _MANY_CHUNKS)
+    by_time = 1 << math.ceil(math.log2(rate * _SHORTEST_CHUNK_SECONDS)) if rate > 0 else 0
+    reason = f"about {_MANY_CHUNKS} chunks"
+    if by_time > by_count:
+        by_count, reason = by_time, f"at least {_SHORTEST_CHUNK_SECONDS * 1e3:.0f} ms each at {rate / 1e6:.0f} MB/s"
+        if by_time > (most := -(-nbytes // _FEW_CHUNKS)):
+            by_count, reason = most, f"at least {_FEW_CHUNKS} chunks"
+    if by_count > _LARGEST:
+        return _LARGEST, f"not above {_LARGEST // MiB} MiB"
+    if by_count <= _SMALLEST:
+        return _SMALLEST, f"not below {_SMALLEST // KiB} KiB"
+    return -(-by_count // _SMALLEST) * _SMALLEST, reason
 
 
 def bad_chunks(manifest: Manifest, digests: Sequence[bytes]) -> tuple[int, ...]:

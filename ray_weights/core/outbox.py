@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ray_weights.core.rates import Rates
 from ray_weights.core.record import VersionRecord
 from ray_weights.core.story import Story
 from ray_weights.schemas.members import MemberInfo
-from ray_weights.schemas.messages import Command, Receive, Refuse
+from ray_weights.schemas.messages import BecomeOrigin, Command, Receive, Refuse, Wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +23,13 @@ class Outgoing:
 class Outbox:
     """Collects the commands of one event. One per event, so nothing is sent from a half-applied change."""
 
-    def __init__(self, epoch: int, now: float, members: Mapping[str, MemberInfo], story: Story) -> None:
+    def __init__(self, epoch: int, now: float, members: Mapping[str, MemberInfo], story: Story, rates: Rates) -> None:
         self.epoch = epoch
         self.now = now
         self.messages: list[Outgoing] = []
         self._members = members
         self._story = story
+        self._rates = rates
 
     def send(self, member: str, command: Command) -> None:
         if member in self._members:
@@ -38,7 +40,7 @@ class Outbox:
         info = self._members.get(member)
         self._story.add(self.now, record.shard, record.version, member, info.node_name if info else "?", what)
 
-    def receive(self, record: VersionRecord, member: str, expected_rate: float) -> None:
+    def receive(self, record: VersionRecord, member: str) -> None:
         """Send a receiver its present upstreams."""
         assert record.seal is not None
         replica, upstreams = record.replicas[member], record.swarm.vertex(member).upstreams
@@ -53,8 +55,30 @@ class Outbox:
                 addresses=tuple(
                     (u, self._members[u].actor_name) for u in dict.fromkeys(upstreams) if u in self._members
                 ),
-                expected_rate=expected_rate,
+                expected_rate=self._rates.median,
                 reason=replica.reason,
+            ),
+        )
+
+    def wait(self, record: VersionRecord, member: str, reason: str) -> None:
+        """Tell a member that somebody else loads or receives what it wants."""
+        rate = self._rates.median
+        self.send(
+            member,
+            Wait(epoch=self.epoch, shard=record.shard, version=record.version, reason=reason, expected_rate=rate),
+        )
+
+    def to_storage(self, record: VersionRecord, member: str, reason: str) -> None:
+        """Tell a member to load from storage and be the origin."""
+        self.send(
+            member,
+            BecomeOrigin(
+                epoch=self.epoch,
+                shard=record.shard,
+                version=record.version,
+                reason=reason,
+                expected_rate=self._rates.median,
+                chunk_nbytes=record.seal.chunk_nbytes if record.seal is not None else None,
             ),
         )
 

@@ -18,7 +18,7 @@ from ray_weights.core.planner import (
 )
 from ray_weights.core.rates import Rates
 from ray_weights.core.record import Replica, VersionRecord
-from ray_weights.schemas.messages import BecomeOrigin, Reverify, Wait
+from ray_weights.schemas.messages import Reverify
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +58,7 @@ def _wait(record: VersionRecord, replica: Replica, out: Outbox) -> None:
     replica.state = "waiting"
     replica.reason = f"{out.node(origin.member)} is loading it" if origin else "others are receiving it"
     out.tell(record, replica.member, f"waits: {replica.reason}")
-    wait = Wait(epoch=out.epoch, shard=record.shard, version=record.version, reason=replica.reason)
-    out.send(replica.member, wait)
+    out.wait(record, replica.member, replica.reason)
 
 
 def promote(record: VersionRecord, replica: Replica, reason: str, out: Outbox) -> None:
@@ -78,12 +77,7 @@ def promote(record: VersionRecord, replica: Replica, reason: str, out: Outbox) -
     replica.state, replica.reason, replica.from_storage = "loading", reason, True
     record.storage_reads += 1
     out.tell(record, replica.member, f"loads from storage: {reason}")
-    send_to_storage(record, replica, out)
-
-
-def send_to_storage(record: VersionRecord, replica: Replica, out: Outbox) -> None:
-    command = BecomeOrigin(epoch=out.epoch, shard=record.shard, version=record.version, reason=replica.reason)
-    out.send(replica.member, command)
+    out.to_storage(record, replica.member, reason)
 
 
 def place_waiting(record: VersionRecord, world: World, options: PlacingOptions, out: Outbox) -> None:
@@ -95,7 +89,7 @@ def place_waiting(record: VersionRecord, world: World, options: PlacingOptions, 
         replica.state, replica.reason = "receiving", placement.reason
         names = ", ".join(out.node(u) for u in dict.fromkeys(placement.upstreams))
         out.tell(record, placement.member, f"assigned to {names}: {placement.reason}")
-        out.receive(record, placement.member, world.median_rate)
+        out.receive(record, placement.member)
 
 
 def resume(
@@ -128,7 +122,7 @@ def resume(
         swarm.attach(member, (found,), out.now)
         replica.reason = f"moved to {out.node(found)} under a new epoch: {reason}"
         out.tell(record, member, replica.reason)
-        out.receive(record, member, world.median_rate)
+        out.receive(record, member)
 
 
 def _interior(
@@ -186,7 +180,7 @@ def reparent(
     to = ", ".join(out.node(u) for u in dict.fromkeys(chosen) if u not in kept) or out.node(chosen[0])
     replica.reason = f"moved from {out.node(lost)} ({why}) to {to}: {reason}"
     out.tell(record, replica.member, replica.reason)
-    out.receive(record, replica.member, world.median_rate)
+    out.receive(record, replica.member)
 
 
 def _has_room(record: VersionRecord, member: str, world: World, options: PlacingOptions) -> bool:
@@ -216,7 +210,7 @@ def _replace(
         record.swarm.attach(member, upstreams, out.now, vertex.interior)
     record.replicas[member].reason = reason
     out.tell(record, member, reason)
-    out.receive(record, member, world.median_rate)
+    out.receive(record, member)
 
 
 def _choose(

@@ -48,11 +48,6 @@ class Rates:
             self._ends.setdefault(end, set()).add(flow)
             self._set(end, max(self._flows[f] for f in self._ends[end]))
 
-    def slower(self, member: str, rate: float) -> None:
-        """A reader found a member slow and left it for that: later findings count, earlier ones do not."""
-        if rate > 0:
-            self._set(member, rate)
-
     def measured_flows(self, upstream: str, receivers: Iterable[str]) -> bool:
         """Whether any of these receivers has measured what it reads from `upstream`."""
         return any((upstream, r) in self._flows for r in receivers)

@@ -16,11 +16,11 @@ Two rules
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from enum import Enum
 
+from ray_weights.core.link import Link, ReceiverOptions
 from ray_weights.core.pace import Pace
-from ray_weights.core.page import PageState, PageView
+from ray_weights.core.page import PageState
 from ray_weights.core.receiving import (
     Advertise,
     Arrived,
@@ -47,32 +47,7 @@ from ray_weights.core.receiving import (
 )
 from ray_weights.schemas.messages import LossKind
 
-__all__ = [
-    "Advertise",
-    "Arrived",
-    "Assigned",
-    "Command",
-    "Connect",
-    "Connected",
-    "Corrupt",
-    "Disconnect",
-    "Event",
-    "Finish",
-    "LinkFailed",
-    "Measured",
-    "PageSeen",
-    "ReadChunk",
-    "ReadFailed",
-    "ReadPage",
-    "Receiver",
-    "ReceiverOptions",
-    "Relocate",
-    "Relocated",
-    "Report",
-    "Tick",
-    "Verified",
-    "Verify",
-]
+_DEFAULTS = ReceiverOptions()
 
 
 class _Chunk(Enum):
@@ -82,62 +57,6 @@ class _Chunk(Enum):
     VERIFIED = "verified"
 
 
-@dataclass(frozen=True, slots=True)
-class ReceiverOptions:
-    """Times in seconds."""
-
-    window: int = 3
-    """Reads in flight per upstream."""
-    stall_seconds: float = 3.0
-    """A read in flight without any arrival for this long (and for 8 chunk times) is given up on."""
-    first_chunk_seconds: float = 10.0
-    """As stall_seconds, before the first chunk of an upstream has shown how long one takes."""
-    starve_seconds: float = 12.0
-    """An upstream whose page shows nothing new for this long is reported."""
-    report_again_seconds: float = 2.0
-    """How long to wait for the coordinator's answer before the report is repeated."""
-    connect_seconds: float = 10.0
-    measure_chunks: int = 0
-    """Arrivals after which the rate of an upstream is reported, once (Measured); 0 = never."""
-    most_patience: float = 8.0
-    """Each read given up on before anything ever arrived doubles the patience for the next, up to this
-    factor."""
-
-
-@dataclass(slots=True)
-class _Link:
-    """One upstream."""
-
-    member: str
-    since: float
-    connected: bool = False
-    leaving: bool = False
-    """No new reads; those in flight may end."""
-    page: PageView | None = None
-    stripes_ready: tuple[bytes, ...] = ()
-    """The page, one string per stripe."""
-    page_due: float | None = None
-    """When the page read that is under way was to start."""
-    in_flight: dict[int, float] = field(default_factory=dict)
-    """Chunk -> when its read was started."""
-    news_at: float = 0.0
-    """When its page last showed something new, or a chunk arrived."""
-    arrived_at: float = 0.0
-    arrived: int = 0
-    busy_seconds: float = 0.0
-    """Time with a read in flight, up to the last arrival."""
-    reported: bool = False
-    reopen: bool = False
-    """Connect anew once the last read has ended."""
-
-    complete: bool = False
-    """Its page shows every chunk."""
-
-    def saw(self, page: PageView, stripes: int) -> None:
-        self.page, self.complete = page, 0 not in page.ready
-        self.stripes_ready = tuple(page.ready[stripe::stripes] for stripe in range(stripes))
-
-
 class Receiver:
     """Reads one shard. One mutator, handle()."""
 
@@ -145,7 +64,7 @@ class Receiver:
         self,
         chunks: int,
         now: float,
-        options: ReceiverOptions = ReceiverOptions(),
+        options: ReceiverOptions = _DEFAULTS,
         verified: frozenset[int] = frozenset(),
     ) -> None:
         """`verified`: chunks that are there already, for one that resumes."""
@@ -163,7 +82,7 @@ class Receiver:
         self._source: dict[int, str] = {}
         """Upstream that a chunk is being read or was read from."""
         self._started: set[int] = set()
-        self._links: dict[str, _Link] = {}
+        self._links: dict[str, Link] = {}
         self._upstreams: tuple[str, ...] = ()
         self._next: list[int] = []
         self._relocating = False
@@ -297,8 +216,8 @@ class Receiver:
         self._has_arrived = True
         link.arrived += 1
         link.news_at = now
-        if link.arrived == self._options.measure_chunks and link.busy_seconds > 0:
-            out.append(Measured(link.member, link.arrived / link.busy_seconds))
+        if (rate := link.new_rate(self._options.measure_chunks)) is not None:
+            out.append(Measured(link.member, rate))
         if not link.complete:
             self.from_receivers += 1
         self._state[event.chunk] = _Chunk.VERIFYING
@@ -345,7 +264,7 @@ class Receiver:
                 self._abandon(link, now, out)
             elif not link.connected:
                 self._leave(link, "unreachable", "it did not answer", now, out)
-            elif self._page_overdue(link) <= now:
+            elif link.page_overdue(self._options, self._pace.chunk_seconds) <= now:
                 self._leave(link, "stalled", "its progress page could not be read", now, out)
             else:
                 link.news_at = now
@@ -378,7 +297,7 @@ class Receiver:
                 link.page_due = now if link.page is None else self._pace.next_look(now)
                 out.append(ReadPage(member, link.page_due))
 
-    def _fill_window(self, link: _Link, stripe: int, now: float, out: list[Command]) -> bool:
+    def _fill_window(self, link: Link, stripe: int, now: float, out: list[Command]) -> bool:
         """Start reads for one stripe; returns whether ready chunks ran out before the window was full."""
         stripes = len(self._upstreams)
         window = self._options.window if stripes == 1 else max(2, self._options.window // stripes)
@@ -412,7 +331,7 @@ class Receiver:
             return True  # as nearly always
         return any(state[c] is _Chunk.MISSING for c in range(at * stripes + stripe, len(state), stripes))
 
-    def _start(self, chunk: int, link: _Link, now: float, out: list[Command]) -> None:
+    def _start(self, chunk: int, link: Link, now: float, out: list[Command]) -> None:
         self._state[chunk] = _Chunk.READING
         self._source[chunk] = link.member
         if chunk in self._started:
@@ -423,7 +342,7 @@ class Receiver:
         link.in_flight[chunk] = now
         out.append(ReadChunk(chunk, link.member, self.generation))
 
-    def _ended(self, chunk: int, generation: int, now: float) -> _Link | None:
+    def _ended(self, chunk: int, generation: int, now: float) -> Link | None:
         """A read has ended: take it off its link; None for one of an arena that was left."""
         if generation != self.generation or self._state[chunk] is not _Chunk.READING:
             return None
@@ -440,7 +359,7 @@ class Receiver:
             stripe = chunk % len(self._next)
             self._next[stripe] = min(self._next[stripe], chunk)
 
-    def _leave(self, link: _Link, kind: LossKind, detail: str, now: float, out: list[Command]) -> None:
+    def _leave(self, link: Link, kind: LossKind, detail: str, now: float, out: list[Command]) -> None:
         """Stop reading from an upstream, say so once, and wait for another."""
         if not link.reported and link.member in self._upstreams:
             self._asked = Report(link.member, kind, detail)
@@ -451,17 +370,17 @@ class Receiver:
         self._close_if_idle(link, now, out)
 
     def _open(self, member: str, now: float, out: list[Command]) -> None:
-        self._links[member] = _Link(member, since=now, news_at=now)
+        self._links[member] = Link(member, since=now, news_at=now)
         out.append(Connect(member))
 
-    def _close_if_idle(self, link: _Link, now: float, out: list[Command]) -> None:
+    def _close_if_idle(self, link: Link, now: float, out: list[Command]) -> None:
         if link.leaving and not link.in_flight and self._links.get(link.member) is link:
             del self._links[link.member]
             out.append(Disconnect(link.member))
             if link.reopen and link.member in self._upstreams:
                 self._open(link.member, now, out)
 
-    def _abandon(self, link: _Link, now: float, out: list[Command]) -> None:
+    def _abandon(self, link: Link, now: float, out: list[Command]) -> None:
         """Reads in flight make no progress and may still write later: leave the arena with all that is in
         flight."""
         detail = f"{len(link.in_flight)} reads made no progress for {now - link.arrived_at:.1f} s"
@@ -480,29 +399,10 @@ class Receiver:
         for other in list(self._links.values()):
             self._close_if_idle(other, now, out)
 
-    def _gives_up_at(self, link: _Link) -> float:
-        """When to stop waiting for what an upstream owes; infinity when it owes nothing."""
-        if link.in_flight:
-            patience = self._patience * self._options.first_chunk_seconds
-            if link.arrived:
-                patience = max(self._options.stall_seconds, 8 * self._pace.chunk_seconds)
-            return link.arrived_at + patience
-        if link.leaving:
-            return float("inf")
-        if not link.connected:
-            return link.since + self._options.connect_seconds
-        if not self._owes(link):
-            return float("inf")
-        return min(link.news_at + self._options.starve_seconds, self._page_overdue(link))
+    def _gives_up_at(self, link: Link) -> float:
+        return link.gives_up_at(self._options, self._pace.chunk_seconds, self._patience, self._owes(link))
 
-    def _page_overdue(self, link: _Link) -> float:
-        if link.page_due is None:
-            return float("inf")
-        if link.page is None:
-            return link.page_due + self._options.first_chunk_seconds
-        return link.page_due + max(self._options.stall_seconds, 8 * self._pace.chunk_seconds)
-
-    def _owes(self, link: _Link) -> bool:
+    def _owes(self, link: Link) -> bool:
         """Whether chunks are still missing in the stripes that this upstream serves."""
         if self._relocating:
             return False

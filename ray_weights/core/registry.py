@@ -18,12 +18,13 @@ from ray_weights.core.placing import PlacingOptions
 from ray_weights.core.planner import Place, World
 from ray_weights.core.rates import Rates
 from ray_weights.core.record import Replica, VersionRecord
+from ray_weights.core.records import Records, conflict, differs
 from ray_weights.core.recovery import Recovery
+from ray_weights.core.rejoining import take_up
 from ray_weights.core.story import Story
-from ray_weights.core.swarm import Swarm
 from ray_weights.errors import Fenced, LimitReached
 from ray_weights.schemas.keys import ShardKey
-from ray_weights.schemas.members import Holding, MemberInfo, Receiving
+from ray_weights.schemas.members import Holding, MemberInfo
 from ray_weights.schemas.messages import (
     Accepted,
     Completed,
@@ -59,6 +60,9 @@ class RegistryOptions:
     """How long a new epoch waits for members that it knows of before it answers requests."""
 
 
+_DEFAULTS = RegistryOptions()
+
+
 class Registry:
     """All shards of one cluster. Single-threaded: one mutator, handle()."""
 
@@ -66,14 +70,14 @@ class Registry:
         self,
         epoch: int,
         now: float,
-        options: RegistryOptions = RegistryOptions(),
+        options: RegistryOptions = _DEFAULTS,
         expected: frozenset[str] = frozenset(),
     ) -> None:
         """`expected`: actor names of members known to be alive, which will join this epoch."""
         self.epoch = epoch
         self._options = options
         self._members: dict[str, MemberInfo] = {}
-        self._records: dict[ShardKey, dict[int, VersionRecord]] = {}
+        self._records = Records(options.max_shards, options.max_dead_versions)
         self._rates = Rates()
         self._story = Story(options.story_lines)
         self._recovery = Recovery(expected, now + options.recovery_seconds if expected else now)
@@ -122,7 +126,7 @@ class Registry:
         """Do what is due: place gathered receivers, end the recovery of a new epoch."""
         out = self._outbox(now)
         self._end_recovery_if_due(out)
-        for record in self._all_records():
+        for record in self._records:
             if record.burst_at is not None and record.burst_at <= now:
                 record.burst_at = None
                 self._settle(record, "every source of it is gone", out)
@@ -130,7 +134,7 @@ class Registry:
 
     def next_wakeup(self) -> float | None:
         """When tick() is due next; None when nothing is pending."""
-        times = [r.burst_at for r in self._all_records() if r.burst_at is not None]
+        times = [r.burst_at for r in self._records if r.burst_at is not None]
         if self._recovery.pending():
             times.append(self._recovery.until)
         return min(times, default=None)
@@ -147,7 +151,7 @@ class Registry:
         for holding in event.holdings:
             self._take_holding(event.member, holding, "had it when it joined", out)
         for receiving in event.receiving:
-            known = self._record(receiving.shard, receiving.version).replicas.get(event.member)
+            known = self._records.made(receiving.shard, receiving.version).replicas.get(event.member)
             if known is None or known.state == "waiting":
                 self._recovery.add(event.member, receiving)
         for loading in event.loading:
@@ -171,14 +175,13 @@ class Registry:
             raise LimitReached(f"{len(self._members)} transfer actors have joined; max_members is the limit")
         shards = {h.shard for h in event.holdings} | {r.shard for r in event.receiving}
         shards |= {x.shard for x in event.loading}
-        if len(shards - set(self._records)) + len(self._records) > self._options.max_shards:
-            raise LimitReached(f"{len(self._records)} shards are known; max_shards is the limit")
+        self._records.check_room(shards)
 
     def _take_holding(self, member: str, holding: Holding, how: str, out: Outbox) -> None:
-        record = self._record(holding.shard, holding.version)
-        if record.seal is not None and record.seal.manifest_digest != holding.seal.manifest_digest:
-            out.refuse(record, member, "VersionConflict", _conflict(record))
-            self._prune(record)
+        record = self._records.made(holding.shard, holding.version)
+        if differs(record, holding.seal):
+            out.refuse(record, member, "VersionConflict", conflict(record))
+            self._records.prune(record)
             return
         self._recovery.take(member, holding.shard, holding.version)  # an earlier word, overtaken by this one
         record.seal = record.seal or holding.seal
@@ -191,48 +194,10 @@ class Registry:
         self._settle(record, how, out)
 
     def _place_unplaced(self, out: Outbox, *, everybody: bool = False) -> None:
-        """Take up transfers that went on under an earlier epoch, as soon as all that they read from is known.
-
-        They are taken up in groups, since two interleaved trees read from each other.
-        """
-        for shard, version in self._recovery.versions():
-            record = self._record(shard, version)
-            for member, receiving in self._recovery.of(shard, version):
-                if self._refuses_seal(record, member, receiving, out):
-                    self._recovery.take(member, shard, version)
-            group = self._recovery.of(shard, version)
-            if not everybody:
-                group = _closed(group, record.swarm)
-            transfers: list[tuple[Replica, tuple[str, ...]]] = []
-            for member, receiving in group:
-                self._recovery.take(member, shard, version)
-                record.seal = receiving.seal
-                known = record.replicas.get(member)
-                request = known.open if known and known.open else self._request_of(member, receiving)
-                replica = Replica(member, "receiving", request, "went on receiving under a new epoch")
-                record.replicas[member] = replica
-                transfers.append((replica, receiving.upstreams))
-                out.tell(record, member, replica.reason)
-            placing.resume(record, transfers, self._world(), self._options.placing, out)
+        """Take up transfers that went on under an earlier epoch, as far as their upstreams are known."""
+        options = self._options.placing
+        for record in take_up(self._recovery, self._records, self._world(), options, out, everybody=everybody):
             self._settle(record, "every source of it is gone", out)
-
-    def _refuses_seal(self, record: VersionRecord, member: str, receiving: Receiving, out: Outbox) -> bool:
-        if record.seal is None or record.seal.manifest_digest == receiving.seal.manifest_digest:
-            return False
-        out.refuse(record, member, "VersionConflict", _conflict(record))
-        self._prune(record)
-        return True
-
-    def _request_of(self, member: str, receiving: Receiving) -> Open:
-        digest = receiving.seal.layout_digest
-        return Open(
-            epoch=self.epoch,
-            member=member,
-            shard=receiving.shard,
-            version=receiving.version,
-            layout_digest=digest,
-            may_load=True,
-        )
 
     def _end_recovery_if_due(self, out: Outbox) -> None:
         if self._recovery.under_way(out.now):
@@ -247,7 +212,7 @@ class Registry:
         if member not in self._members:
             return
         self._recovery.forget(member)
-        for record in self._all_records():
+        for record in self._records:
             if member in record.replicas:
                 self._leave(record, member, why, out)
         del self._members[member]
@@ -258,20 +223,7 @@ class Registry:
         del record.replicas[member]
         children = record.swarm.remove(member) if member in record.swarm else ()
         placing.orphaned(record, member, children, why, self._world(), self._options.placing, out)
-        self._prune(record)
-
-    def _prune(self, record: VersionRecord) -> None:
-        """Forget a version that nobody has or wants, but for its seal, which guards against a reused
-        number."""
-        if record.alive():
-            return
-        versions = self._records.get(record.shard, {})
-        dead = [v for v, r in versions.items() if not r.alive()]
-        if len(dead) == len(versions):
-            self._records.pop(record.shard, None)
-            return
-        for version in sorted(dead)[: -self._options.max_dead_versions]:
-            del versions[version]
+        self._records.prune(record)
 
     # Requests
 
@@ -279,16 +231,16 @@ class Registry:
         if self._recovery.under_way(out.now):
             self._recovery.queue(event)
             return
-        alive = [v for v, r in self._records.get(event.shard, {}).items() if r.alive()]
+        alive = [v for v, r in self._records.versions(event.shard).items() if r.alive()]
         known = bool(alive) if event.version is None else event.version in alive
         if not known and not event.may_load:
             self._refuse_unknown(event, alive, out)
             return
         version = event.version if event.version is not None else max(alive, default=1)
-        self._open_in(self._record(event.shard, version), event, out)
+        self._open_in(self._records.made(event.shard, version), event, out)
 
     def _refuse_unknown(self, event: Open, versions: list[int], out: Outbox) -> None:
-        closest = closest_keys(event.shard, tuple(self._records))
+        closest = closest_keys(event.shard, self._records.shards())
         message = unknown_key_message(event.shard, event.version, versions, closest)
         refuse = Refuse(epoch=self.epoch, shard=event.shard, version=event.version, error="UnknownKey", message=message)
         out.send(event.member, refuse)
@@ -303,7 +255,7 @@ class Registry:
         replica = record.replicas[event.member] = Replica(event.member, "waiting", event)
         out.tell(record, event.member, "asked for it")
         placing.admit(record, replica, self._world(), self._options.placing, out)
-        self._prune(record)
+        self._records.prune(record)
 
     def _repeat(self, record: VersionRecord, replica: Replica, event: Open, out: Outbox) -> None:
         """The same member asks again (a lost answer, or a restarted engine): say the same again."""
@@ -313,24 +265,24 @@ class Registry:
             return
         replica.open = event
         if replica.state == "receiving":
-            out.receive(record, replica.member, self._rates.median)
+            out.receive(record, replica.member)
         elif replica.state == "loading" and event.may_load:
-            placing.send_to_storage(record, replica, out)
+            out.to_storage(record, replica.member, replica.reason)
         elif replica.state == "waiting" and record.burst_at is None:
             placing.admit(record, replica, self._world(), self._options.placing, out)
-            self._prune(record)
+            self._records.prune(record)
         elif replica.state in ("ready", "quarantined", "loading"):
             # It says that it lacks what it was thought to hold or to load: its arena is gone.
             self._leave(record, replica.member, "no longer holds it", out)
             self._open(event, out)
 
     def _sealed(self, event: Sealed, out: Outbox) -> None:
-        record = self._record(event.shard, event.version)
-        if record.seal is not None and record.seal.manifest_digest != event.seal.manifest_digest:
-            out.refuse(record, event.member, "VersionConflict", _conflict(record))
+        record = self._records.made(event.shard, event.version)
+        if differs(record, event.seal):
+            out.refuse(record, event.member, "VersionConflict", conflict(record))
             if event.member in record.replicas and record.replicas[event.member].state == "loading":
                 self._leave(record, event.member, "loaded other bytes than the version has", out)
-            self._prune(record)
+            self._records.prune(record)
             return
         self._recovery.take(event.member, event.shard, event.version)
         record.seal = event.seal
@@ -343,22 +295,29 @@ class Registry:
         replica.state = "ready"
         replica.from_storage = event.from_storage
         how = "loaded from storage" if event.from_storage else "published"
-        out.tell(record, event.member, f"{how} in {event.seconds:.1f} s: now a source")
+        chunks = f", in chunks of {event.seal.chunk_nbytes} bytes: {event.chunking}" if event.chunking else ""
+        out.tell(record, event.member, f"{how} in {event.seconds:.1f} s: now a source{chunks}")
         record.swarm.add_complete(event.member)
         out.send(event.member, Accepted(epoch=self.epoch, shard=record.shard, version=record.version))
         self._settle(record, how, out)
 
     def _origin_error(self, event: OriginError, out: Outbox) -> None:
-        record = self._known(event.shard, event.version)
+        record = self._records.known(event.shard, event.version)
         if record is None or event.member not in record.replicas:
             return
-        if record.replicas[event.member].state == "loading":
-            self._leave(record, event.member, f"failed to load: {event.error}", out)
+        if record.replicas[event.member].state != "loading":
+            return
+        if event.hopeless:
+            for waiting in record.in_state("waiting"):
+                message = f"{out.node(event.member)} loaded it and cannot share it: {event.error}"
+                out.refuse(record, waiting.member, "CaptureUnsupported", message)
+                del record.replicas[waiting.member]
+        self._leave(record, event.member, f"failed to load: {event.error}", out)
 
     # Transfers
 
     def _measured(self, event: Measured, out: Outbox) -> None:
-        record = self._known(event.shard, event.version)
+        record = self._records.known(event.shard, event.version)
         replica = record.replicas.get(event.member) if record else None
         if record is None or replica is None or replica.state != "receiving":
             return
@@ -373,7 +332,7 @@ class Registry:
         if under_way is not None:
             holding = Holding(shard=event.shard, version=event.version, seal=under_way.seal, rate=event.stats.rate)
             self._take_holding(event.member, holding, "completed as it joined", out)
-        record = self._known(event.shard, event.version)
+        record = self._records.known(event.shard, event.version)
         replica = record.replicas.get(event.member) if record else None
         if record is None or replica is None or record.seal is None:
             return
@@ -392,17 +351,18 @@ class Registry:
         out.tell(
             record,
             event.member,
-            f"complete and verified after {event.stats.seconds:.1f} s at {event.stats.rate / 1e6:.0f} MB/s",
+            f"complete and verified after {event.stats.seconds:.1f} s at {event.stats.rate / 1e6:.0f} MB/s, "
+            f"the first chunk after {event.stats.first_chunk_seconds:.2f} s",
         )
         self._settle(record, "", out)
 
     def _upstream_lost(self, event: UpstreamLost, out: Outbox) -> None:
-        record = self._known(event.shard, event.version)
+        record = self._records.known(event.shard, event.version)
         replica = record.replicas.get(event.member) if record else None
         if record is None or replica is None or replica.state != "receiving":
             return
         if event.upstream not in record.swarm.vertex(event.member).upstreams:
-            out.receive(record, event.member, self._rates.median)  # already moved: it may have missed the command
+            out.receive(record, event.member)  # already moved: it may have missed the command
             return
         why = f"{event.kind}: {event.detail}" if event.detail else event.kind
         out.tell(
@@ -410,8 +370,6 @@ class Registry:
             event.member,
             f"lost {out.node(event.upstream)} after {event.chunks_verified} chunks ({why})",
         )
-        if event.kind == "slow":
-            self._rates.slower(event.upstream, event.rate)
         moved: tuple[str, ...] = (event.member,)
         if event.kind == "corrupt" and event.upstream in record.replicas:
             bad = f"sent a bad chunk to {out.node(event.member)}"
@@ -427,7 +385,7 @@ class Registry:
 
     def _gave_up(self, event: GaveUp, out: Outbox) -> None:
         self._recovery.forget(event.member, event.shard, event.version)
-        for record in list(self._records.get(event.shard, {}).values()):
+        for record in self._records.versions(event.shard).values():
             replica = record.replicas.get(event.member)
             if replica is None or event.version not in (None, record.version):
                 continue
@@ -438,12 +396,12 @@ class Registry:
 
     def _dropped(self, event: Dropped, out: Outbox) -> None:
         self._recovery.forget(event.member, event.shard, event.version)
-        record = self._known(event.shard, event.version)
+        record = self._records.known(event.shard, event.version)
         if record is not None and event.member in record.replicas:
             self._leave(record, event.member, "freed it", out)
 
     def _reverified(self, event: Reverified, out: Outbox) -> None:
-        record = self._known(event.shard, event.version)
+        record = self._records.known(event.shard, event.version)
         replica = record.replicas.get(event.member) if record else None
         if record is None or replica is None or replica.state != "quarantined":
             return
@@ -460,8 +418,8 @@ class Registry:
     def status(self) -> tuple[ShardStatus, ...]:
         nodes = {m: i.node_name for m, i in self._members.items()}
         return tuple(
-            ShardStatus(shard=s, versions=tuple(r.status(nodes) for _, r in sorted(versions.items())))
-            for s, versions in self._records.items()
+            ShardStatus(shard=s, versions=tuple(r.status(nodes) for _, r in sorted(self._records.versions(s).items())))
+            for s in self._records.shards()
         )
 
     def members(self) -> tuple[MemberInfo, ...]:
@@ -476,7 +434,7 @@ class Registry:
 
     def validate(self) -> None:
         """Raise AssertionError where the state contradicts itself. Called by tests after every event."""
-        for record in self._all_records():
+        for record in self._records:
             record.validate()
             assert set(record.replicas) <= set(self._members), "a replica of a member that is gone"
             if record.in_state("waiting"):
@@ -489,22 +447,10 @@ class Registry:
 
     def _settle(self, record: VersionRecord, why: str, out: Outbox) -> None:
         placing.settle(record, why, self._world(), self._options.placing, out)
-        self._prune(record)
+        self._records.prune(record)
 
     def _outbox(self, now: float) -> Outbox:
-        return Outbox(self.epoch, now, self._members, self._story)
-
-    def _all_records(self) -> list[VersionRecord]:
-        return [r for versions in self._records.values() for r in versions.values()]
-
-    def _known(self, shard: ShardKey, version: int) -> VersionRecord | None:
-        return self._records.get(shard, {}).get(version)
-
-    def _record(self, shard: ShardKey, version: int) -> VersionRecord:
-        if shard not in self._records and len(self._records) >= self._options.max_shards:
-            raise LimitReached(f"{len(self._records)} shards are known; max_shards is the limit")
-        versions = self._records.setdefault(shard, {})
-        return versions.setdefault(version, VersionRecord(shard, version))
+        return Outbox(self.epoch, now, self._members, self._story, self._rates)
 
     def _world(self) -> World:
         return World(place=self._place, rate=self._rates.of, median_rate=self._rates.median)
@@ -512,20 +458,3 @@ class Registry:
     def _place(self, member: str) -> Place:
         info = self._members.get(member)
         return Place(info.node_id, info.labels, info.node_name) if info else Place("gone")
-
-
-def _closed(group: list[tuple[str, Receiving]], swarm: Swarm) -> list[tuple[str, Receiving]]:
-    """The largest part of a group that reads from the swarm and from itself only."""
-    while True:
-        known = {member for member, _ in group}
-        closed = [(m, r) for m, r in group if r.upstreams and all(u in swarm or u in known for u in r.upstreams)]
-        if len(closed) == len(group):
-            return closed
-        group = closed
-
-
-def _conflict(record: VersionRecord) -> str:
-    return (
-        f"{record.shard} v{record.version} exists with other bytes (manifest "
-        f"{record.seal.manifest_digest[:12] if record.seal else '?'}); publish under another version number"
-    )

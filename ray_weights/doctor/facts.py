@@ -44,6 +44,8 @@ class HostFacts(Frozen):
     memory_available: int = 0
     memory_limit: int = 0
     memory_limit_from: str = ""
+    shared_huge_pages: str = ""
+    """When the kernel gives huge pages to shared memory, for example "never"; "" where it does not say."""
 
 
 class GpuFacts(Frozen):

@@ -132,7 +132,17 @@ def judge_memory(facts: HostFacts, reserve_nbytes: int) -> list[Finding]:
                 "memory; a refused replica reads storage",
             )
         ]
-    return [ok("memory", found)]
+    return [ok("memory", found), *_judge_huge_pages(facts.shared_huge_pages)]
+
+
+def _judge_huge_pages(chosen: str) -> list[Finding]:
+    """Weights in host memory take their pages from the kernel one by one, unless it may give large ones."""
+    if chosen not in ("never", "deny"):
+        return []
+    tip = (
+        "echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled as root makes taking an arena's memory faster"
+    )
+    return [ok("memory", f"no huge pages for shared memory (shmem_enabled is {chosen}): {tip}")]
 
 
 def judge_gpu(facts: GpuFacts, variables: Mapping[str, str]) -> list[Finding]:

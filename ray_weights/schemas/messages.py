@@ -15,7 +15,7 @@ from ray_weights.schemas.base import Frozen
 from ray_weights.schemas.keys import ShardKey
 from ray_weights.schemas.members import Holding, Loading, MemberInfo, ReceiveStats, Receiving, Seal
 
-LossKind = Literal["dead", "unreachable", "stalled", "starved", "slow", "corrupt", "stale"]
+LossKind = Literal["dead", "unreachable", "stalled", "starved", "corrupt", "stale"]
 
 
 class _Event(Frozen):
@@ -59,6 +59,8 @@ class Sealed(_Event):
     seal: Seal
     seconds: float = 0.0
     from_storage: bool = True
+    chunking: str = ""
+    """Why the chunks have the size that they have."""
 
 
 class OriginError(_Event):
@@ -68,6 +70,8 @@ class OriginError(_Event):
     shard: ShardKey
     version: int
     error: str
+    hopeless: bool = False
+    """No other member would do better (the model cannot be captured): whoever waits is released at once."""
 
 
 class Measured(_Event):
@@ -100,7 +104,6 @@ class UpstreamLost(_Event):
     kind: LossKind
     detail: str = ""
     chunks_verified: int = 0
-    rate: float = 0.0
 
 
 class GaveUp(_Event):
@@ -148,6 +151,10 @@ class BecomeOrigin(_Command):
     type: Literal["become_origin"] = "become_origin"
     version: int
     reason: str
+    expected_rate: float = 0.0
+    """Bytes per second, the median of what members have been seen to do; 0 when nothing was measured."""
+    chunk_nbytes: int | None = None
+    """Size of a chunk where this version was sealed before: cut otherwise, equal bytes would have another digest."""
 
 
 class Wait(_Command):
@@ -156,6 +163,8 @@ class Wait(_Command):
     type: Literal["wait"] = "wait"
     version: int
     reason: str
+    expected_rate: float = 0.0
+    """As in BecomeOrigin."""
 
 
 class Receive(_Command):

@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Callable
 
-from ray_weights.core.receiver import ReceiverOptions
+from ray_weights.core.link import ReceiverOptions
 from ray_weights.schemas.members import MemberInfo
 from ray_weights.simulation.coordination import Assignments, Baseline, Coordination, Real
 from ray_weights.simulation.host import Host

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
-from ray_weights.core import receiver as r
+from ray_weights.core import receiving as r
 from ray_weights.core.pace import Pace
 from ray_weights.core.page import PageState, PageView
 from ray_weights.core.receiver import Receiver

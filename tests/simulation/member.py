@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from ray_weights.core import receiver as r
+from ray_weights.core import receiving as r
+from ray_weights.core.link import ReceiverOptions
 from ray_weights.core.page import PageIdentity, PageState, mark_ready, page_nbytes, parse_page, write_header
-from ray_weights.core.receiver import Receiver, ReceiverOptions
+from ray_weights.core.receiver import Receiver
 from ray_weights.schemas import messages as m
 from ray_weights.schemas.members import Holding, MemberInfo, ReceiveStats, Receiving
 from tests.simulation.world import SHARD

@@ -50,7 +50,7 @@ def test_a_violation_names_the_seed_and_tells_the_story() -> None:
 
 def test_wrong_bytes_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever believes every chunk is caught: the check of the worlds themselves works."""
-    from ray_weights.core import receiver as r
+    from ray_weights.core import receiving as r
     from tests.simulation.member import Member
 
     def believe(self: Member, chunk: int, generation: int) -> None:

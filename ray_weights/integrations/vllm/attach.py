@@ -89,7 +89,7 @@ class _Capture:
                 seconds = time.monotonic() - started
                 session.seal(shard, opened.version, seconds=seconds, from_storage=False, timeout=self._timeout)
             except BaseException as e:
-                session.fail(shard, opened.version, f"{type(e).__name__}: {e}")
+                session.fail(shard, opened.version, e)
                 raise
             arena.close()
         finally:

@@ -175,7 +175,7 @@ def _to_private(module: nn.Module, layout: Layout, opened: ToLoad, writable: Map
 def tell_failure(session: Session, shard: ShardKey, version: int, error: BaseException, log: Log) -> None:
     """Release the replicas that wait for this origin. The error at hand matters more than one met in telling it."""
     try:
-        session.fail(shard, version, f"{type(error).__name__}: {error}")
+        session.fail(shard, version, error)
     except RayWeightsError as e:
         log.warning("ray_weights: could not report the failure of %s: %s", shard, e)
 

@@ -12,7 +12,7 @@ from ray.cluster_utils import Cluster
 from ray_weights.config import ServiceSettings
 from tests.integration.directories import ray_directory
 from tests.integration.faults.engines import MiB, Weights
-from tests.integration.faults.fleet import PATIENCE, Fleet, arenas_of, wait_until
+from tests.integration.faults.fleet import PATIENCE, Fleet, arenas_of, processes_in, wait_until
 from tests.integration.faults.record import Recorder
 
 SETTINGS = ServiceSettings(
@@ -57,6 +57,7 @@ def cluster() -> Iterator[Cluster]:
         finally:
             ray.shutdown()
             made.shutdown()
+            wait_until(lambda: not processes_in(directory), "no process outlives the cluster")
     reset_auth_token_state()
 
 

@@ -277,6 +277,21 @@ class Fleet:
                     f"{weights.name} is dropped on host {host.index}",
                 )
         wait_until(lambda: not arenas_of(tuple(self.node_ids)), f"no memory is left: {arenas_of(tuple(self.node_ids))}")
+        wait_until(lambda: not self._leases(), "no lease is left")
+        wait_until(self._one_transfer_actor_each, "one transfer actor on each node, and none stopped")
+
+    def _leases(self) -> int:
+        """Granted and held, on all hosts."""
+        try:
+            counts = ray.get([self.transfer(h.index).lease_counts.remote() for h in self.hosts], timeout=10)
+        except (RayError, ValueError):
+            return -1  # one is being started again
+        return sum(granted + held for granted, held in counts)
+
+    def _one_transfer_actor_each(self) -> bool:
+        """No second process of a transfer actor, nor one that is frozen; killed ones are gone."""
+        states = [state for name, state in processes_in(Path(os.environ["RAY_TMPDIR"])) if "TransferActor" in name]
+        return len(states) == len(self.hosts) and "T" not in states
 
     def _drop(self, index: int, weights: Weights) -> bool:
         p = self.progress(index, weights)
@@ -301,6 +316,20 @@ def descendants(pid: int) -> list[int]:
         found += below
         left += below
     return found
+
+
+def processes_in(directory: Path) -> list[tuple[str, str]]:
+    """(command line, state) of the processes of the cluster that writes to this directory, this one apart."""
+    mark = f"RAY_TMPDIR={directory}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            if mark in (entry / "environ").read_bytes().split(b"\0"):
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                found.append((command, (entry / "stat").read_text().rpartition(")")[2].split()[0]))
+    return [(command, state) for command, state in found if state != "Z"]
 
 
 def arenas_of(node_ids: tuple[str, ...]) -> list[str]:

@@ -13,8 +13,8 @@ from ray_weights.actors.arenas import Arenas
 from ray_weights.actors.plane import DataPlane
 from ray_weights.actors.receive import Receive, Wishes
 from ray_weights.actors.shard_arena import ShardArena
+from ray_weights.core.link import ReceiverOptions
 from ray_weights.core.manifest import Manifest
-from ray_weights.core.receiver import ReceiverOptions
 from ray_weights.errors import ArenaTooLarge
 from ray_weights.schemas.leases import Lease
 from ray_weights.transports.memory import Fabric, InMemoryTransport

@@ -30,7 +30,8 @@ def run_engine(checkpoint: Path, directory: Path, environment: dict[str, str], *
     script = Path(__file__).with_name("one_engine.py")
     run = subprocess.run(
         [sys.executable, str(script), str(checkpoint), str(output), json.dumps(kwargs), *flags],
-        env={**os.environ, **ENGINE_ENV, **environment},
+        # vLLM leaves its sockets behind: with the cluster's directory they go.
+        env={**os.environ, **ENGINE_ENV, "TMPDIR": os.environ["RAY_TMPDIR"], **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -243,7 +243,12 @@ def test_the_machine_is_read_from_its_files(tmp_path: Path) -> None:
     (tmp_path / "proc/sys/kernel/yama").mkdir(parents=True)
     (tmp_path / "proc/sys/kernel/yama/ptrace_scope").write_text("1\n")
     (tmp_path / "proc/meminfo").write_text("MemTotal: 2000 kB\nMemAvailable: 1000 kB\n")
+    pages = tmp_path / "sys/kernel/mm/transparent_hugepage"
+    pages.mkdir(parents=True)
+    (pages / "shmem_enabled").write_text("always within_size advise [never] deny force\n")
     facts = look.host_facts(tmp_path)
+    assert facts.shared_huge_pages == "never"
+    assert any("echo advise" in f.found for f in judge.judge_memory(update(facts, memory_available=8 << 30), 0))
     assert facts.rdma_devices == ("mlx5_0:1 Ethernet",) and facts.ptrace_scope == 1
     assert facts.memory_available == 1000 * 1024
     assert not look.has_gpu_driver(tmp_path)

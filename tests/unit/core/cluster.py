@@ -97,7 +97,7 @@ class Cluster:
             m.Completed(epoch=self.registry.epoch, member=member, shard=SHARD, version=version, stats=stats)
         )
 
-    def lose(self, member: str, upstream: str, kind: m.LossKind = "dead", rate: float = 0.0) -> list[m.Command]:
+    def lose(self, member: str, upstream: str, kind: m.LossKind = "dead") -> list[m.Command]:
         return self.send(
             m.UpstreamLost(
                 epoch=self.registry.epoch,
@@ -106,7 +106,6 @@ class Cluster:
                 version=1,
                 upstream=upstream,
                 kind=kind,
-                rate=rate,
             )
         )
 

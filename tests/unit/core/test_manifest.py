@@ -7,6 +7,7 @@ import pytest
 from ray_weights.core.layout import Layout, TensorSpec
 from ray_weights.core.manifest import (
     DIGEST_NBYTES,
+    KiB,
     Manifest,
     MiB,
     bad_chunks,
@@ -77,10 +78,22 @@ def test_bad_chunks_are_those_whose_digest_differs() -> None:
     assert bad_chunks(manifest(), digests) == (2,)
 
 
-@pytest.mark.parametrize(("nbytes", "least", "most"), [(10 * MiB, 40, 40), (17_500 * MiB, 180, 200)])
-def test_a_shard_is_cut_into_a_useful_number_of_chunks(nbytes: int, least: int, most: int) -> None:
-    size, reason = choose_chunk_nbytes(nbytes)
-    assert least <= chunk_count(nbytes, size) <= most and reason
+@pytest.mark.parametrize(
+    ("nbytes", "rate", "chunk_nbytes", "why"),
+    [
+        (10 * MiB, 0.0, 256 * KiB, "not below"),
+        (384 * MiB, 0.0, 1 * MiB, "about 384 chunks"),
+        (384 * MiB, 1e6, 1 * MiB, "about 384 chunks"),
+        (384 * MiB, 1e9, 2 * MiB, "at least 2 ms each at 1000 MB/s"),
+        (384 * MiB, 1.02e9, 2 * MiB, "at least 2 ms"),  # a rate that is hardly another one changes nothing
+        (384 * MiB, 100e9, 4 * MiB, "at least 96 chunks"),
+        (17_500 * MiB, 45e9, 128 * MiB, "at least 2 ms"),
+        (100_000 * MiB, 0.0, 128 * MiB, "not above"),
+    ],
+)
+def test_a_shard_is_cut_into_a_useful_number_of_chunks(nbytes: int, rate: float, chunk_nbytes: int, why: str) -> None:
+    size, reason = choose_chunk_nbytes(nbytes, rate=rate)
+    assert size == chunk_nbytes and why in reason
 
 
 def test_a_chunk_size_that_the_caller_sets_is_taken() -> None:

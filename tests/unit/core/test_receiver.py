@@ -6,9 +6,10 @@ import math
 
 import pytest
 
-from ray_weights.core import receiver as r
+from ray_weights.core import receiving as r
+from ray_weights.core.link import ReceiverOptions
 from ray_weights.core.page import PageState, PageView
-from ray_weights.core.receiver import Receiver, ReceiverOptions
+from ray_weights.core.receiver import Receiver
 from ray_weights.schemas.messages import LossKind
 
 OPTIONS = ReceiverOptions(window=3)
@@ -451,7 +452,7 @@ def test_whatever_never_happens_it_wakes_up_and_says_so(after: str) -> None:
 # Measuring
 
 
-def test_a_flow_is_measured_once_and_only_while_it_is_busy() -> None:
+def test_a_flow_is_measured_only_while_it_is_busy() -> None:
     b = Bench(options=ReceiverOptions(window=1, measure_chunks=2))
     b.connect("a", ready="1")
     b.now += 0.09
@@ -463,6 +464,16 @@ def test_a_flow_is_measured_once_and_only_while_it_is_busy() -> None:
     measured = [c for c in out if isinstance(c, r.Measured)]
     assert len(measured) == 1 and measured[0].chunks_per_second == pytest.approx(10.0)
     assert r.Measured not in kinds(b.arrive(2))
+
+
+def test_a_flow_is_measured_again_when_it_has_become_much_slower() -> None:
+    b = Bench(options=ReceiverOptions(window=1, measure_chunks=2))
+    b.connect("a")
+    told = []
+    for chunk, seconds in enumerate((0.09, 0.09, 0.14, 0.14, 0.39, 0.39)):
+        b.now += seconds
+        told += [c.chunks_per_second for c in b.arrive(chunk) if isinstance(c, r.Measured)]
+    assert told == [pytest.approx(10.0), pytest.approx(2.5)]
 
 
 def test_nothing_is_measured_unless_asked_for() -> None:

@@ -254,7 +254,7 @@ def test_a_receiver_never_moves_below_one_of_its_own_descendants() -> None:
 def test_an_upstream_that_failed_is_avoided_while_there_is_another() -> None:
     c = Cluster()
     c.source_with("a", "b")
-    c.lose("b", "a", "slow", rate=1.0)
+    c.lose("b", "a", "starved")
     assert c.upstreams("b") == ("s",)
 
 
@@ -271,8 +271,23 @@ def test_when_the_only_source_dies_the_first_that_asked_loads_and_the_others_wai
     c.source_with("a", "b", "c")
     c.die("s")
     assert [c.state(x) for x in "abc"] == ["loading", "waiting", "waiting"]
-    assert isinstance(c.last("a"), m.BecomeOrigin)
+    told = c.last("a")
+    assert isinstance(told, m.BecomeOrigin)
+    assert told.chunk_nbytes == seal("aa").chunk_nbytes, "cut otherwise, equal bytes have another digest"
     assert isinstance(c.last("b"), m.Wait) and isinstance(c.last("c"), m.Wait)
+
+
+def test_when_nobody_could_share_it_everybody_is_released_at_once() -> None:
+    c = Cluster()
+    c.join("a", "b", "c")
+    for member in "abc":
+        c.open(member)
+    c.send(m.OriginError(epoch=1, member="a", shard=SHARD, version=1, error="no raw bytes", hopeless=True))
+    for member in "bc":
+        refused = c.last(member)
+        assert isinstance(refused, m.Refuse) and refused.error == "CaptureUnsupported"
+        assert "no raw bytes" in refused.message
+    assert c.registry.status() == ()
 
 
 def test_after_the_second_origin_has_sealed_the_stranded_go_on() -> None:

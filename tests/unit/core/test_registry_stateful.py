@@ -87,7 +87,7 @@ class RegistryMachine(RuleBasedStateMachine):
     @rule(
         data=st.data(),
         member=members,
-        kind=st.sampled_from(["dead", "unreachable", "stalled", "starved", "slow", "corrupt", "stale"]),
+        kind=st.sampled_from(["dead", "unreachable", "stalled", "starved", "corrupt", "stale"]),
     )
     def upstream_lost(self, data: st.DataObject, member: str, kind: m.LossKind) -> None:
         command = self.commands.get(member)
@@ -100,7 +100,6 @@ class RegistryMachine(RuleBasedStateMachine):
                 version=1,
                 upstream=data.draw(st.sampled_from(upstreams)),
                 kind=kind,
-                rate=1.0,
             )
         )
 
@@ -137,9 +136,13 @@ class RegistryMachine(RuleBasedStateMachine):
     def dropped(self, member: str, shard: ShardKey, version: int) -> None:
         self.send(m.Dropped(epoch=self.registry.epoch, member=member, shard=shard, version=version))
 
-    @rule(member=members, shard=shards, version=versions)
-    def origin_error(self, member: str, shard: ShardKey, version: int) -> None:
-        self.send(m.OriginError(epoch=self.registry.epoch, member=member, shard=shard, version=version, error="disk"))
+    @rule(member=members, shard=shards, version=versions, hopeless=st.booleans())
+    def origin_error(self, member: str, shard: ShardKey, version: int, hopeless: bool) -> None:
+        self.send(
+            m.OriginError(
+                epoch=self.registry.epoch, member=member, shard=shard, version=version, error="disk", hopeless=hopeless
+            )
+        )
 
     @rule(member=members, bad=st.sampled_from([0, 0, 3]))
     def reverified(self, member: str, bad: int) -> None:

@@ -52,7 +52,7 @@ class LocalSession:
         return self.manifest
 
     def fail(self, shard, version, error):
-        self.failures.append(error)
+        self.failures.append(f"{type(error).__name__}: {error}")
 
 
 class Model(nn.Module):

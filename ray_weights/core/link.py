@@ -1,0 +1,106 @@
+"""What a receiver knows of one upstream, and how long it waits for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ray_weights.core.page import PageView
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiverOptions:
+    """Times in seconds."""
+
+    window: int = 3
+    """Reads in flight per upstream."""
+    stall_seconds: float = 3.0
+    """A read in flight without any arrival for this long (and for 8 chunk times) is given up on."""
+    first_chunk_seconds: float = 10.0
+    """As stall_seconds, before the first chunk of an upstream has shown how long one takes."""
+    starve_seconds: float = 12.0
+    """An upstream whose page shows nothing new for this long is reported."""
+    report_again_seconds: float = 2.0
+    """How long to wait for the coordinator's answer before the report is repeated."""
+    connect_seconds: float = 10.0
+    measure_chunks: int = 0
+    """Arrivals over which the rate of an upstream is measured; 0 = never. It is reported when it is first known, and
+    when it has changed to less than half or more than twice of that (Measured)."""
+    most_patience: float = 8.0
+    """Each read given up on before anything ever arrived doubles the patience for the next, up to this
+    factor."""
+
+
+@dataclass(slots=True)
+class Link:
+    """One upstream."""
+
+    member: str
+    since: float
+    connected: bool = False
+    leaving: bool = False
+    """No new reads; those in flight may end."""
+    page: PageView | None = None
+    stripes_ready: tuple[bytes, ...] = ()
+    """The page, one string per stripe."""
+    page_due: float | None = None
+    """When the page read that is under way was to start."""
+    in_flight: dict[int, float] = field(default_factory=dict)
+    """Chunk -> when its read was started."""
+    news_at: float = 0.0
+    """When its page last showed something new, or a chunk arrived."""
+    arrived_at: float = 0.0
+    arrived: int = 0
+    busy_seconds: float = 0.0
+    """Time with a read in flight, up to the last arrival, since the rate was looked at last."""
+    looked_at: int = 0
+    """`arrived` at that time."""
+    told_rate: float = 0.0
+    """Chunks per second, as last reported."""
+    reported: bool = False
+    reopen: bool = False
+    """Connect anew once the last read has ended."""
+
+    complete: bool = False
+    """Its page shows every chunk."""
+
+    def saw(self, page: PageView, stripes: int) -> None:
+        self.page, self.complete = page, 0 not in page.ready
+        self.stripes_ready = tuple(page.ready[stripe::stripes] for stripe in range(stripes))
+
+    def new_rate(self, measure_chunks: int) -> float | None:
+        """Chunks per second while it was asked for any, if enough have arrived and it is worth a report."""
+        count = self.arrived - self.looked_at
+        if not 0 < measure_chunks <= count or self.busy_seconds <= 0:
+            return None
+        rate = count / self.busy_seconds
+        self.looked_at, self.busy_seconds = self.arrived, 0.0
+        if self.told_rate and 0.5 <= rate / self.told_rate <= 2:
+            return None
+        self.told_rate = rate
+        return rate
+
+    def page_overdue(self, options: ReceiverOptions, chunk_seconds: float) -> float:
+        """When to stop waiting for a look at its page; infinity when none is under way."""
+        if self.page_due is None:
+            return float("inf")
+        if self.page is None:
+            return self.page_due + options.first_chunk_seconds
+        return self.page_due + max(options.stall_seconds, 8 * chunk_seconds)
+
+    def gives_up_at(self, options: ReceiverOptions, chunk_seconds: float, patience: float, owes: bool) -> float:
+        """When to stop waiting for what this upstream owes; infinity when it owes nothing.
+
+        `patience` is a factor for reads before any has arrived; `owes`: whether chunks that it serves are missing.
+        """
+        if self.in_flight:
+            seconds = patience * options.first_chunk_seconds
+            if self.arrived:
+                seconds = max(options.stall_seconds, 8 * chunk_seconds)
+            return self.arrived_at + seconds
+        if self.leaving:
+            return float("inf")
+        if not self.connected:
+            return self.since + options.connect_seconds
+        if not owes:
+            return float("inf")
+        return min(self.news_at + options.starve_seconds, self.page_overdue(options, chunk_seconds))
