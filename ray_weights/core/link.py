@@ -13,6 +13,9 @@ class ReceiverOptions:
 
     window: int = 3
     """Reads in flight per upstream."""
+    spacing: float = 0.75
+    """Least time between the starts of two reads of one upstream, as a share of the time between two arrivals: below 1,
+    or it could never speed up; 0 = none."""
     stall_seconds: float = 3.0
     """A read in flight without any arrival for this long (and for 8 chunk times) is given up on."""
     first_chunk_seconds: float = 10.0
@@ -62,6 +65,10 @@ class Link:
 
     complete: bool = False
     """Its page shows every chunk."""
+    _service_seconds: float = 0.0
+    """Smoothed time between two arrivals while reads are in flight; a single long wait counts little."""
+    _next_start_at: float = 0.0
+    _held_back: bool = False
 
     def saw(self, page: PageView, stripes: int) -> None:
         self.page, self.complete = page, 0 not in page.ready
@@ -78,6 +85,40 @@ class Link:
             return None
         self.told_rate = rate
         return rate
+
+    def started(self, chunk: int, now: float, spacing: float) -> None:
+        if not self.in_flight:
+            self.arrived_at = now  # the stall clock starts with the first read in flight
+        self.in_flight[chunk] = now
+        self._next_start_at = now + spacing * self._service_seconds
+        self._held_back = False
+
+    def ended(self, chunk: int, now: float) -> None:
+        """A read has ended, well or badly."""
+        del self.in_flight[chunk]
+        took = now - self.arrived_at
+        self.busy_seconds += took
+        self.arrived_at = now
+        if not self.arrived:
+            self._service_seconds = took
+        else:
+            self._service_seconds += 0.2 * (min(took, 4 * self._service_seconds) - self._service_seconds)
+
+    def may_start(self, now: float, spacing: float) -> bool:
+        """Whether a read may begin beside those in flight.
+
+        Reads of one connection are answered side by side: begun together they end together, the connection idles until
+        the next ones are asked for, and a child learns of a whole window at once. So they are begun one after another,
+        a little closer than they are answered.
+        """
+        if not self.in_flight or spacing == 0:
+            return True
+        self._held_back = bool(self.arrived) and now < self._next_start_at
+        return bool(self.arrived) and not self._held_back
+
+    def starts_again_at(self) -> float:
+        """When a read that was held back may begin; infinity while none is."""
+        return self._next_start_at if self._held_back and self.in_flight else float("inf")
 
     def page_overdue(self, options: ReceiverOptions, chunk_seconds: float) -> float:
         """When to stop waiting for a look at its page; infinity when none is under way."""

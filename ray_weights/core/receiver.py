@@ -143,7 +143,7 @@ class Receiver:
     def next_wakeup(self) -> float:
         """When a Tick is due at the latest; infinity while all there is to wait for is the first
         assignment."""
-        times = [self._gives_up_at(link) for link in self._links.values()]
+        times = [min(self._gives_up_at(link), link.starts_again_at()) for link in self._links.values()]
         if self._asked is not None:
             times.append(self._asked_at + self._options.report_again_seconds)
         return min(times, default=float("inf"))
@@ -312,7 +312,7 @@ class Receiver:
         ready = link.stripes_ready[stripe]
         short = False
         at = (first - stripe) // stripes
-        while len(link.in_flight) < window:
+        while len(link.in_flight) < window and link.may_start(now, self._options.spacing):
             found = ready.find(1, at)
             if found < 0:
                 return short or self._lacks(stripe, at)
@@ -337,9 +337,7 @@ class Receiver:
         if chunk in self._started:
             self.read_again += 1
         self._started.add(chunk)
-        if not link.in_flight:
-            link.arrived_at = now  # the stall clock starts with the first read in flight
-        link.in_flight[chunk] = now
+        link.started(chunk, now, self._options.spacing)
         out.append(ReadChunk(chunk, link.member, self.generation))
 
     def _ended(self, chunk: int, generation: int, now: float) -> Link | None:
@@ -347,9 +345,7 @@ class Receiver:
         if generation != self.generation or self._state[chunk] is not _Chunk.READING:
             return None
         link = self._links[self._source[chunk]]
-        del link.in_flight[chunk]
-        link.busy_seconds += now - link.arrived_at
-        link.arrived_at = now
+        link.ended(chunk, now)
         return link
 
     def _forget(self, chunk: int) -> None:

@@ -12,7 +12,7 @@ from ray_weights.core.page import PageState, PageView
 from ray_weights.core.receiver import Receiver
 from ray_weights.schemas.messages import LossKind
 
-OPTIONS = ReceiverOptions(window=3)
+OPTIONS = ReceiverOptions(window=3, spacing=0)
 
 
 class Bench:
@@ -447,6 +447,32 @@ def test_whatever_never_happens_it_wakes_up_and_says_so(after: str) -> None:
     at = b.receiver.next_wakeup()
     assert at < math.inf
     assert len(b.reports() + b.reports(b.wait(at - b.now))) > before
+
+
+# Spacing
+
+
+def test_the_first_read_of_an_upstream_is_alone_and_the_next_ones_begin_one_after_another() -> None:
+    b = Bench(options=ReceiverOptions(window=3, spacing=0.5))
+    assert b.reads(b.connect("a")) == [0]
+    b.now += 0.09
+    assert b.reads(b.arrive(0)) == [1], "it took 0.1 s"
+    assert b.receiver.next_wakeup() == pytest.approx(b.now + 0.05)
+    assert b.reads(b.wait(0.02)) == []
+    assert b.reads(b.wait(0.031)) == [2]
+    assert b.reads(b.wait(0.051)) == [3]
+    assert b.reads(b.wait(0.051)) == [], "the window is full"
+    assert b.receiver.next_wakeup() > b.now + 1
+
+
+def test_one_long_wait_hardly_slows_the_reads_after_it() -> None:
+    b = Bench(options=ReceiverOptions(window=2, spacing=0.5))
+    b.connect("a")
+    b.now += 0.09
+    b.arrive(0)
+    b.now += 10.0
+    b.arrive(1)
+    assert b.receiver.next_wakeup() - b.now < 0.1
 
 
 # Measuring
