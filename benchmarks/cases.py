@@ -14,9 +14,7 @@ from benchmarks.meter import Meter
 from benchmarks.replica import Got
 from benchmarks.results import Trial
 from benchmarks.stage import Stage
-from ray_weights.actors.names import COORDINATOR, NAMESPACE
-from ray_weights.schemas.keys import ModelKey, ShardKey
-from ray_weights.schemas.status import ReplicaStatus, StoryLine
+from ray_weights.schemas.status import ReplicaStatus
 
 SLOW_HOST = 1
 """First in the order in which receivers are placed: the head of the chain, where a slow member does most harm."""
@@ -91,7 +89,7 @@ def parent_killed(stage: Stage, repeat: int) -> Trial:
                 ray.get(answer, timeout=600)
         used, calls = meter.read(), stage.status().calls - calls
         stage.wait_for_restart([h.name for h in stage.hosts].index(victim), pids)
-        moved = _moved_at(model, killed_at)
+        moved = min(x.at for x in stage.story(model) if x.at > killed_at and x.what.startswith("moved"))
         label = "chain of 3, the first receiver killed half-way: the others"
         trial = stage.trial(
             "killed", label, repeat, got, used, calls,
@@ -120,11 +118,3 @@ def _parent_of_others(stage: Stage, model: str) -> str:
 def _replicas(stage: Stage, model: str) -> list[ReplicaStatus]:
     versions = [v for s in stage.status().shards if s.shard.model.model == model for v in s.versions]
     return [replica for version in versions for replica in version.replicas]
-
-
-def _moved_at(model: str, killed_at: float) -> float:
-    """When the coordinator gave the first orphan another upstream."""
-    coordinator = ray.get_actor(COORDINATOR, namespace=NAMESPACE)
-    shard = ShardKey(model=ModelKey(model=model)).model_dump_json().encode()
-    lines = [StoryLine.model_validate_json(line) for line in ray.get(coordinator.story.remote(shard), timeout=30)]
-    return min(line.at for line in lines if line.at > killed_at and line.what.startswith("moved"))

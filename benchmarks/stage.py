@@ -18,8 +18,11 @@ from benchmarks.replica import Got, Replica
 from benchmarks.results import Trial
 from ray_weights.actors.names import COORDINATOR, NAMESPACE
 from ray_weights.config import ServiceSettings
-from ray_weights.schemas.status import CoordinatorStatus
+from ray_weights.schemas.keys import ModelKey, ShardKey
+from ray_weights.schemas.status import CoordinatorStatus, StoryLine
 
+_UNUSUAL = ("lost", "moved", "takes the place", "made a leaf", "makes room", "quarantined", "gave up")
+"""How lines of a story begin that a trial without faults should not have: shown, as they explain its time."""
 _LEAD_SECONDS = 0.3
 """Receivers are told this long ahead when to begin, so that they begin together."""
 
@@ -81,6 +84,12 @@ class Stage:
         names = {h.address: h.name for h in self.hosts}
         return names.get(addresses.get(member, ""), member)
 
+    def story(self, model: str) -> list[StoryLine]:
+        """What the coordinator did, and why."""
+        coordinator = ray.get_actor(COORDINATOR, namespace=NAMESPACE)
+        shard = ShardKey(model=ModelKey(model=model)).model_dump_json().encode()
+        return [StoryLine.model_validate_json(x) for x in ray.get(coordinator.story.remote(shard), timeout=30)]
+
     @contextmanager
     def weights(self, among: Sequence[int]) -> Iterator[str]:
         """Weights that nobody has but host 0; dropped from the hosts `among` and host 0 at the end."""
@@ -110,6 +119,9 @@ class Stage:
         with self.weights(receivers) as model:
             calls, meter = self.status().calls, Meter(self.network, self.pids())
             got = ray.get(self.receive(model, receivers, delays), timeout=600)
+            for line in self.story(model):
+                if line.what.startswith(_UNUSUAL):
+                    print(f"  {line.node}: {line.what}", flush=True)
             return self.trial(case, label, repeat, got, meter.read(), self.status().calls - calls)
 
     def trial(

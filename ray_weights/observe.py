@@ -14,6 +14,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from ray_weights.actors.connect import connect, find_coordinator
 from ray_weights.actors.names import NAMESPACE, TRANSFER_PREFIX
+from ray_weights.actors.remote_errors import what_happened
 from ray_weights.errors import CoordinatorUnavailable
 from ray_weights.key_search import models_of, namesakes, select_shards
 from ray_weights.schemas.keys import ShardKey
@@ -166,7 +167,7 @@ def gather(refs: Mapping[str, Any], deadline: float) -> dict[str, Any]:
         try:
             answers[name] = ray.get(ref)
         except (RayActorError, RayTaskError) as e:
-            answers[name] = f"cannot answer: {first_line(e)}"
+            answers[name] = f"cannot answer: {what_happened(e)}"
     return answers
 
 
@@ -176,9 +177,3 @@ def ask(ref: Any, deadline: float) -> Any:
     if isinstance(answer, str):
         raise CoordinatorUnavailable(f"{_COORDINATOR} {answer}; `ray-weights doctor` tells more")
     return answer
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, without the traceback that Ray appends."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

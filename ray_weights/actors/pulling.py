@@ -15,6 +15,7 @@ from ray.exceptions import RayError
 from ray_weights import errors
 from ray_weights.actors.local_shard import LocalShard
 from ray_weights.actors.receive import Receive, Wishes
+from ray_weights.actors.remote_errors import what_happened
 from ray_weights.actors.shard_arena import ShardArena
 from ray_weights.actors.shards import Shards
 from ray_weights.actors.surroundings import ANSWER_SECONDS, HANDSHAKE_SECONDS, Surroundings
@@ -126,7 +127,7 @@ class Pulling:
                     return manifest
                 why = "its manifest is not the one that the coordinator knows"
             except (errors.SourceLost, RayError, TimeoutError, ValueError) as e:
-                why = f"no manifest: {e}"
+                why = f"no manifest: {what_happened(e)}"
             log.info("%s from %s: %s", local.shard, upstream, why)
             if local.upstreams[0] == upstream:
                 await self._report(local, machine.Report(upstream, "unreachable", why), 0)
@@ -182,11 +183,11 @@ class Pulling:
             call = self._here.actor(upstream).grant.remote(request.model_dump_json().encode())
             lease = Lease.model_validate_json(await asyncio.wait_for(call, HANDSHAKE_SECONDS))
         except errors.SourceLost as e:
-            why = str(e)
+            why = what_happened(e)
             self._here.plane.post(lambda: receive.link_failed(upstream, "stale", why))
             return
         except (RayError, TimeoutError, ValueError) as e:
-            why = f"no lease: {e}"[:500]
+            why = f"no lease: {what_happened(e)}"[:500]
             self._here.plane.post(lambda: receive.link_failed(upstream, "unreachable", why))
             return
         if not self._here.leases.holds(request.lease):

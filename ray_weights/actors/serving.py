@@ -30,7 +30,7 @@ class Serving:
 
         Raises SourceLost when it is not here (any more), LimitReached when too many leases are out.
         """
-        for local in self._shards.versions(request.shard, request.version):
+        for local in await self._described(request.shard, request.version):
             if local.state not in ("ready", "receiving"):
                 continue
             await asyncio.wait_for(local.served.wait(), HANDSHAKE_SECONDS)
@@ -41,7 +41,8 @@ class Serving:
             local.used_at = time.monotonic()
             return Lease(
                 arena_id=arena.arena.arena_id,
-                card=await self._here.on_plane(self._here.plane.transport.card),
+                # Not on the data plane, which may be busy connecting: the reader waits for this before its first byte.
+                card=await asyncio.to_thread(self._here.plane.transport.card),
                 data_address=arena.data.address,
                 page_address=arena.page_address,
                 device_index=arena.data.device_index,
@@ -51,12 +52,21 @@ class Serving:
 
     async def manifest_of(self, shard: ShardKey, version: int) -> bytes:
         """The manifest of a shard; waits for one that is on its way. Raises SourceLost when it is not here."""
-        for local in self._shards.versions(shard, version):
-            if local.state in ("ready", "receiving"):
-                await asyncio.wait_for(local.known.wait(), HANDSHAKE_SECONDS)
+        for local in await self._described(shard, version):
             if local.manifest is not None:
                 return local.manifest.to_bytes()
         raise errors.SourceLost(f"{shard} v{version} is not here")
+
+    async def _described(self, shard: ShardKey, version: int) -> list[LocalShard]:
+        """The shards of this version, once it is known what is in them.
+
+        A child may ask before the coordinator's word has come that this member is to receive: that is no reason to
+        send it away.
+        """
+        if not any(local.manifest is not None for local in self._shards.versions(shard, version)):
+            for local in self._shards.coming(shard, version):
+                await asyncio.wait_for(local.known.wait(), HANDSHAKE_SECONDS)
+        return self._shards.versions(shard, version)
 
     async def reverify(self, local: LocalShard, command: m.Reverify) -> None:
         """Read the own arena again and compare every digest; one with a bad chunk is freed."""

@@ -17,6 +17,7 @@ from ray_weights.actors.filling import Filling
 from ray_weights.actors.local_shard import LocalShard
 from ray_weights.actors.names import NAMESPACE
 from ray_weights.actors.pulling import Pulling
+from ray_weights.actors.remote_errors import what_happened
 from ray_weights.actors.serving import Serving
 from ray_weights.actors.shard_arena import ShardArena
 from ray_weights.actors.shards import Shards, answer
@@ -168,7 +169,7 @@ class ShardTable:
             )
             local.asked = True
         except (errors.RayWeightsError, RayTaskError) as e:
-            answer(local, e if isinstance(e, errors.RayWeightsError) else errors.RayWeightsError(str(e)))
+            answer(local, e if isinstance(e, errors.RayWeightsError) else errors.RayWeightsError(what_happened(e)))
             await self.shards.discard(local)
 
     def _accepted(self, command: m.Accepted) -> None:
@@ -205,7 +206,7 @@ class ShardTable:
             call = actor.manifest_of.remote(command.shard.model_dump_json().encode(), command.version)
             manifest = Manifest.from_bytes(await asyncio.wait_for(call, HANDSHAKE_SECONDS))
         except (errors.SourceLost, RayError, TimeoutError, ValueError) as e:
-            return f" (the source could not be asked which tensor differs: {e})"
+            return f" (the source could not be asked which tensor differs: {what_happened(e)})"
         return ": " + first_difference(layout, manifest.layout)
 
     # What it says of itself

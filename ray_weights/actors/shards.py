@@ -41,6 +41,11 @@ class Shards:
     def versions(self, shard: ShardKey, version: int) -> list[LocalShard]:
         return [s for s in self.all if s.shard == shard and s.version == version]
 
+    def coming(self, shard: ShardKey, version: int) -> list[LocalShard]:
+        """Those with this version, or none yet, that are to become complete here."""
+        here = [s for s in self.all if s.shard == shard and s.version in (None, version)]
+        return [s for s in here if s.state in ("asked", "waiting", "receiving")]
+
     def held(self, shard: ShardKey) -> tuple[int, ...]:
         """Versions that are complete here."""
         return tuple(s.version for s in self.all if s.shard == shard and s.state == "ready" and s.version is not None)

@@ -108,12 +108,16 @@ class NixlTransport:
         self._peers: dict[str, _Peer] = {}
         self._regions: dict[int, Region] = {}
         self._serial = 0
+        self._card: bytes | None = None
+        """Of the regions registered now."""
         self._closed = False
 
     def card(self) -> bytes:
         with self._lock:
             self._check_open()
-            return Card("nixl", self.name, self._regions, self._agent.getLocalMD()).to_bytes()
+            if self._card is None:
+                self._card = Card("nixl", self.name, self._regions, self._agent.getLocalMD()).to_bytes()
+            return self._card
 
     def register(self, region: Region) -> None:
         with self._lock:
@@ -122,6 +126,7 @@ class NixlTransport:
                 self._agent.registerMem(self._registration(region), [self._backend])
             except self._errors as error:
                 raise TransportError(f"{region} could not be registered: {error}") from error
+            self._card = None
             self._serial += 1
             self._regions[self._serial] = region
 
@@ -135,6 +140,7 @@ class NixlTransport:
                 self._agent.deregisterMem(self._registration(region), [self._backend])
             except self._errors as error:
                 raise TransportError(f"{region} could not be deregistered: {error}") from error
+            self._card = None
             del self._regions[serials[0]]
 
     def connect(self, card: bytes) -> str:

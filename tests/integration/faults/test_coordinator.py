@@ -8,7 +8,8 @@ import pytest
 import ray
 
 from ray_weights import errors
-from tests.integration.faults.engines import Opening, Weights
+from ray_weights.core.manifest import Manifest
+from tests.integration.faults.engines import MiB, Opening, Weights
 from tests.integration.faults.fleet import PATIENCE, Fleet, wait_until
 from tests.integration.faults.record import Recorder
 
@@ -108,4 +109,21 @@ def test_a_frozen_coordinator_stops_no_transfer_and_no_deadline(fleet: Fleet, re
         openings=[opening],
         wrong_bytes=wrong,
     )
+    fleet.clean_up(weights)
+
+
+def test_a_child_that_asks_its_parent_before_the_coordinators_word_is_there_waits_for_it(fleet: Fleet):
+    weights = Weights("early child", 4 * MiB)
+    fleet.seed(0, weights)
+    coordinator = fleet.coordinator_pid()
+    fleet.freeze(coordinator)
+    opening = fleet.get(1, weights)
+    wait_until(lambda: (p := fleet.progress(1, weights)) is not None and p.state == "asked", "host 1 has asked")
+    asked = fleet.transfer(1).manifest_of.remote(weights.key.model_dump_json().encode(), 1)
+    early, _ = ray.wait([asked], timeout=1.0)
+    assert not early, "it was sent away"
+    fleet.thaw(coordinator)
+    manifest = Manifest.from_bytes(ray.get(asked, timeout=PATIENCE))
+    assert manifest.nbytes == weights.nbytes
+    assert ray.get(opening, timeout=PATIENCE).outcome == "arrived"
     fleet.clean_up(weights)
