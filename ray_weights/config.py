@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from typing import Literal
 
 from pydantic import Field, ValidationError
 
@@ -40,6 +41,9 @@ class ServiceSettings(Frozen):
     """Arenas in one transfer actor."""
     memory_reserve_nbytes: int = Field(default=256 << 20, ge=0)
     """Memory of the node that arenas leave free."""
+    digest: Literal["xxh3-128", "blake3-128"] = "xxh3-128"
+    """How chunks in host memory are checked: xxh3-128 finds damage at about the speed of memory, blake3-128 also bytes
+    that somebody on the data network changed on purpose, at five times the CPU time."""
     verify_threads: int = Field(default=2, ge=1)
     """Threads that compute chunk digests in one transfer actor."""
     labels: tuple[tuple[str, str], ...] = ()

@@ -23,8 +23,17 @@ log = logging.getLogger(__name__)
 class Arenas:
     """All memory of one device. On the data plane's thread, except where a method says otherwise."""
 
-    def __init__(self, transport: Transport, place: str, device: str, limit: int, reserve_nbytes: int) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        place: str,
+        device: str,
+        limit: int,
+        reserve_nbytes: int,
+        host_digest: str = HostArena.digest_algorithm,
+    ) -> None:
         """`place` begins the id of every arena: node and device, so that a restarted actor finds its own."""
+        self._host_digest = host_digest
         self._transport = transport
         self._place = place
         self._device = device
@@ -36,7 +45,8 @@ class Arenas:
 
     @property
     def digest_algorithm(self) -> str:
-        return HostArena.digest_algorithm if self._device == "cpu" else "sum64x2"
+        """For what is sealed here."""
+        return self._host_digest if self._device == "cpu" else "sum64x2"
 
     def check_room(self, nbytes: int) -> None:
         """Raises ArenaTooLarge or LimitReached. Any thread."""
@@ -117,7 +127,7 @@ class Arenas:
                 record = read_record(memory.tail)
                 manifest = Manifest.from_bytes(record.manifest)
                 arena = ShardArena(memory, record.shard, record.version, manifest.nbytes, manifest.chunk_nbytes)
-                if arena.digests() != manifest.digests:
+                if arena.digests(manifest.digest_algorithm) != manifest.digests:
                     raise ValueError("its bytes are not those of its manifest")
             except ValueError as e:
                 log.info("arena %s is not used: %s", orphan.arena_id, e)

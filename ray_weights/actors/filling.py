@@ -118,12 +118,12 @@ class Filling:
         local = next((s for s in here if s.state == "filling"), None)
         if local is None or local.arena is None or local.layout is None:
             raise errors.SourceLost(f"{request.shard} v{request.version} is not being filled here")
-        arena = local.arena
+        arena, algorithm = local.arena, self._here.arenas.digest_algorithm
         manifest = Manifest(
             layout=local.layout,
             chunk_nbytes=arena.chunk_nbytes,
-            digest_algorithm=self._here.arenas.digest_algorithm,
-            digests=await self._here.digests(arena.digests),
+            digest_algorithm=algorithm,
+            digests=await self._here.digests(lambda: arena.digests(algorithm)),
             attributes=request.attributes,
         )
         arena.describe(manifest)

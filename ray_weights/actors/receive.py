@@ -17,7 +17,7 @@ from ray_weights.actors.shard_arena import ShardArena, page_token
 from ray_weights.actors.upstream_link import UpstreamLink, after
 from ray_weights.core import receiving as machine
 from ray_weights.core.link import ReceiverOptions
-from ray_weights.core.manifest import Manifest, chunk_span
+from ray_weights.core.manifest import Manifest
 from ray_weights.core.page import PageIdentity, PageState, parse_page
 from ray_weights.core.receiver import Receiver
 from ray_weights.errors import TransportError
@@ -234,12 +234,11 @@ class Receive:
 
     def _verify(self, chunk: int, generation: int) -> None:
         """Compute the digest on another thread; a chunk counts only once it is right."""
-        arena, expected = self.arena, self.manifest.digests[chunk]
-        offset, nbytes = chunk_span(chunk, self.manifest.nbytes, self.manifest.chunk_nbytes)
+        arena, expected, algorithm = self.arena, self.manifest.digests[chunk], self.manifest.digest_algorithm
 
         def check() -> None:
             try:
-                right = arena.digest(offset, nbytes) == expected
+                right = arena.digest(chunk, algorithm) == expected
             except Exception as e:  # nobody waits for this thread: the receive ends with the error
                 error = e
                 self._plane.post(lambda: self.failed(error))

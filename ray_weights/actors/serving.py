@@ -72,7 +72,8 @@ class Serving:
         """Read the own arena again and compare every digest; one with a bad chunk is freed."""
         if local.arena is None or local.manifest is None:
             return
-        bad = bad_chunks(local.manifest, await self._here.digests(local.arena.digests))
+        arena, manifest = local.arena, local.manifest
+        bad = bad_chunks(manifest, await self._here.digests(lambda: arena.digests(manifest.digest_algorithm)))
         if bad:
             log.error("%s v%s has %d bad chunks in memory: freed", local.shard, local.version, len(bad))
             await self._shards.discard(local)

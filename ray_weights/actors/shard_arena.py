@@ -66,12 +66,13 @@ class ShardArena:
     def handle(self) -> ArenaHandle:
         return self.arena.handle()
 
-    def digest(self, offset: int, nbytes: int) -> bytes:
-        return self.arena.digest(offset, nbytes)
+    def digest(self, chunk: int, algorithm: str) -> bytes:
+        """Of a chunk as it is in memory now. Raises ArenaError for an algorithm that is not known here."""
+        return self.arena.digest(*chunk_span(chunk, self.nbytes, self.chunk_nbytes), algorithm)
 
-    def digests(self) -> tuple[bytes, ...]:
-        """The digest of every chunk as it is in memory now."""
-        return tuple(self.digest(*chunk_span(c, self.nbytes, self.chunk_nbytes)) for c in range(self.chunks))
+    def digests(self, algorithm: str) -> tuple[bytes, ...]:
+        """Of every chunk."""
+        return tuple(self.digest(c, algorithm) for c in range(self.chunks))
 
     def describe(self, manifest: Manifest) -> None:
         """Write what this arena is into its tail, and an empty page that may be served from."""

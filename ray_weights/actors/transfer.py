@@ -44,7 +44,7 @@ class TransferActor:
         )
         self._plane = DataPlane(transport, config.verify_threads)
         place = f"{node_id[:12]}-{device.replace(':', '-')}"
-        self._arenas = Arenas(transport, place, device, config.max_arenas, config.memory_reserve_nbytes)
+        self._arenas = Arenas(transport, place, device, config.max_arenas, config.memory_reserve_nbytes, config.digest)
         self._info = MemberInfo(
             member=member,
             actor_name=actor_name,

@@ -74,6 +74,9 @@ def up(
     ] = None,
     max_arenas: Annotated[int | None, typer.Option(help="Arenas in one transfer actor.")] = None,
     memory_reserve_nbytes: Annotated[int | None, typer.Option(help="Memory of a node that arenas leave free.")] = None,
+    digest: Annotated[
+        str | None, typer.Option(help="How chunks in host memory are checked: xxh3-128, or blake3-128 against forgery.")
+    ] = None,
     verify_threads: Annotated[int | None, typer.Option(help="Threads that check chunks in one transfer actor.")] = None,
     progress_delay_us: Annotated[
         int | None, typer.Option(help="Sleep of NIXL's idle progress thread in microseconds; 0 spins on a core.")
@@ -106,6 +109,7 @@ def up(
             "gather_seconds": gather_seconds,
             "max_arenas": max_arenas,
             "memory_reserve_nbytes": memory_reserve_nbytes,
+            "digest": digest,
             "verify_threads": verify_threads,
             "progress_delay_us": progress_delay_us,
             "nixl_backend": nixl_backend,

@@ -62,11 +62,11 @@ class Arena(Protocol):
 
     @property
     def digest_algorithm(self) -> str:
-        """Names the function behind digest(): arenas compare digests only within one algorithm."""
+        """Names the function that digest() uses by default: only digests of one algorithm can be compared."""
         ...
 
-    def digest(self, offset: int, nbytes: int) -> bytes:
-        """16 bytes that identify this slice of `data`."""
+    def digest(self, offset: int, nbytes: int, algorithm: str = ...) -> bytes:
+        """16 bytes that identify this slice of `data`. Raises ArenaError for an algorithm that is not known here."""
         ...
 
     def view(self, offset: int, nbytes: int) -> memoryview:

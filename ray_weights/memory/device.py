@@ -50,7 +50,9 @@ class DeviceArena:
     def tail(self) -> memoryview:
         return self._tail
 
-    def digest(self, offset: int, nbytes: int) -> bytes:
+    def digest(self, offset: int, nbytes: int, algorithm: str = digest_algorithm) -> bytes:
+        if algorithm != self.digest_algorithm:
+            raise ArenaError(f"no digest {algorithm!r} of GPU memory is known, only {self.digest_algorithm}")
         check_range(offset, nbytes, self.data.nbytes)
         return sum64x2(self.tensor()[offset : offset + nbytes])
 

@@ -65,7 +65,7 @@ def bench() -> Iterator[Bench]:
     served = Arenas(source, "s", "cpu", 8, 0).create(WEIGHTS.key, 1, WEIGHTS.layout, CHUNK)
     served.arena.view(0, WEIGHTS.nbytes)[:] = os.urandom(WEIGHTS.nbytes)
     manifest = Manifest(
-        layout=WEIGHTS.layout, chunk_nbytes=CHUNK, digest_algorithm="blake3-128", digests=served.digests()
+        layout=WEIGHTS.layout, chunk_nbytes=CHUNK, digest_algorithm="blake3-128", digests=served.digests("blake3-128")
     )
     served.describe(manifest)
     served.advertise_all()
@@ -96,7 +96,7 @@ def test_what_arrived_is_what_was_sent(bench: Bench):
     bench.plane.call(lambda: bench.receive.start(("s",)))
     bench.connect()
     wait_until(lambda: bench.finished, "all is there")
-    assert bench.receive.arena.digests() == bench.served.digests()
+    assert bench.receive.arena.digests("xxh3-128") == bench.served.digests("xxh3-128")
     assert bench.given_back == ["s"]
 
 

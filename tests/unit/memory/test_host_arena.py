@@ -9,6 +9,7 @@ import uuid
 import numpy as np
 import pytest
 import torch
+import xxhash
 from blake3 import blake3
 from pydantic import TypeAdapter, ValidationError
 
@@ -58,8 +59,12 @@ def test_regions_say_where_the_bytes_lie() -> None:
 def test_digests_are_those_of_the_slice_alone() -> None:
     arena = new_arena()
     arena.view(0, NBYTES)[:] = os.urandom(NBYTES)
-    assert arena.digest(100, 5000) == blake3(bytes(arena.view(100, 5000))).digest()[:16]
-    assert arena.digest_algorithm == "blake3-128"
+    part = bytes(arena.view(100, 5000))
+    assert arena.digest_algorithm == "xxh3-128"
+    assert arena.digest(100, 5000) == xxhash.xxh3_128(part).digest()
+    assert arena.digest(100, 5000, "blake3-128") == blake3(part).digest()[:16]
+    with pytest.raises(ArenaError, match="no digest 'md5' of host memory is known, only xxh3-128, blake3-128"):
+        arena.digest(100, 5000, "md5")
 
 
 @pytest.mark.parametrize(("offset", "nbytes"), [(-1, 1), (0, NBYTES + 1), (NBYTES, 1), (0, -1)])
