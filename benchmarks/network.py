@@ -17,7 +17,7 @@ from typing import Final
 PREFIX: Final = "rwbench-"
 MTU: Final = 9000
 _TIMEOUT: Final = 20.0
-_BURST_NBYTES: Final = 72 * 1024
+BURST_NBYTES: Final = 72 * 1024
 """Above the 64 KiB that the kernel hands over at once, which the shaper would otherwise have to cut up."""
 
 
@@ -79,9 +79,9 @@ class Network:
                 continue
             rate = f"{int(bytes_per_second * 8)}bit"
             # Short, as behind a NIC: requests must not stand in line behind several chunks.
-            limit = str(2 * _BURST_NBYTES)
+            limit = str(2 * BURST_NBYTES)
             _run("tc", "-n", namespace, "qdisc", "replace", "dev", device, "root", "tbf",
-                 "rate", rate, "burst", str(_BURST_NBYTES), "limit", limit)  # fmt: skip
+                 "rate", rate, "burst", str(BURST_NBYTES), "limit", limit)  # fmt: skip
 
     def counters(self) -> dict[str, LinkBytes]:
         """By host name, as the switch's ports have counted."""

@@ -11,7 +11,6 @@ from benchmarks.plots import draw
 from benchmarks.results import Results, Trial
 
 PAGE = REPOSITORY / "docs" / "performance.md"
-_BEGIN, _END = "<!-- bench: begin -->", "<!-- bench: end -->"
 
 
 def newest() -> Path | None:
@@ -26,13 +25,18 @@ def show(results: Results) -> None:
 def write_report(results: Results) -> None:
     """Replace the measured part of docs/performance.md, and the plots."""
     draw(results, REPOSITORY / "docs" / "img")
-    text = PAGE.read_text()
-    before, _, rest = text.partition(_BEGIN)
-    _, found, after = rest.partition(_END)
-    if not found:
-        raise ValueError(f"{PAGE} has no {_BEGIN} … {_END} to write between")
-    PAGE.write_text(f"{before}{_BEGIN}\n{tables(results)}\n{_END}{after}")
+    put_between(PAGE, "bench", tables(results))
     print(f"{PAGE} is up to date with the run of {results.started}")
+
+
+def put_between(page: Path, name: str, text: str) -> None:
+    """Replace what stands between the marks of this name in a page."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, _, rest = page.read_text().partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise ValueError(f"{page} has no {begin} … {end} to write between")
+    page.write_text(f"{before}{begin}\n{text}\n{end}{after}")
 
 
 def tables(results: Results) -> str:

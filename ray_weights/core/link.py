@@ -68,7 +68,8 @@ class Link:
     _service_seconds: float = 0.0
     """Smoothed time between two arrivals while reads are in flight; a single long wait counts little."""
     _next_start_at: float = 0.0
-    _held_back: bool = False
+    held_back: bool = False
+    """A read could begin but for the time since the one before."""
 
     def saw(self, page: PageView, stripes: int) -> None:
         self.page, self.complete = page, 0 not in page.ready
@@ -91,7 +92,6 @@ class Link:
             self.arrived_at = now  # the stall clock starts with the first read in flight
         self.in_flight[chunk] = now
         self._next_start_at = now + spacing * self._service_seconds
-        self._held_back = False
 
     def ended(self, chunk: int, now: float) -> None:
         """A read has ended, well or badly."""
@@ -113,12 +113,12 @@ class Link:
         """
         if not self.in_flight or spacing == 0:
             return True
-        self._held_back = bool(self.arrived) and now < self._next_start_at
-        return bool(self.arrived) and not self._held_back
+        self.held_back = bool(self.arrived) and now < self._next_start_at
+        return bool(self.arrived) and not self.held_back
 
     def starts_again_at(self) -> float:
         """When a read that was held back may begin; infinity while none is."""
-        return self._next_start_at if self._held_back and self.in_flight else float("inf")
+        return self._next_start_at if self.held_back and self.in_flight else float("inf")
 
     def page_overdue(self, options: ReceiverOptions, chunk_seconds: float) -> float:
         """When to stop waiting for a look at its page; infinity when none is under way."""

@@ -285,6 +285,8 @@ class Receiver:
             self.done = True
             out.append(Finish())
             return
+        for link in self._links.values():
+            link.held_back = False  # as may be found out anew below
         if self._relocating:
             return
         for stripe, member in enumerate(self._upstreams):

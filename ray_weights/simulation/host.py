@@ -105,15 +105,15 @@ class Host:
             self._arm(receiver)
 
     def _arm(self, receiver: Receiver) -> None:
-        """One timer, set late: most of the time it fires to find that nothing is due."""
-        if self._tick_at < float("inf"):
-            return
+        """One timer, moved forward only: a later one is set when it has fired to find that nothing is due."""
         at = receiver.next_wakeup()
-        if at < float("inf"):
+        if at < self._tick_at:
             self._tick_at = at
-            self._simulation.at(at, self._ring)
+            self._simulation.at(at, functools.partial(self._ring, at))
 
-    def _ring(self) -> None:
+    def _ring(self, at: float) -> None:
+        if at != self._tick_at:
+            return  # an earlier one has taken its place
         self._tick_at = float("inf")
         receiver = self._receiver
         if receiver is None or receiver.done or not self.alive:

@@ -76,7 +76,10 @@ class Network:
         link.left, link.since = self._chunk_nbytes, self.now
         for end in link.ends:
             end.busy[link] = None
+        scheduled = link.serial
         self._reshare(link)
+        if link.serial == scheduled and link.rate:  # as fast as before: it did not idle
+            self._schedule(link)
 
     def _idle(self, link: Link) -> None:
         link.rate = 0.0

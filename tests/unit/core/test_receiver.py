@@ -465,6 +465,16 @@ def test_the_first_read_of_an_upstream_is_alone_and_the_next_ones_begin_one_afte
     assert b.receiver.next_wakeup() > b.now + 1
 
 
+def test_a_read_that_was_held_back_is_forgotten_when_its_upstream_is_left() -> None:
+    b = Bench(options=ReceiverOptions(window=3, spacing=0.5))
+    b.connect("a")
+    b.now += 0.09
+    b.arrive(0)
+    assert b.receiver.next_wakeup() < b.now + 0.1
+    b.assign("b")
+    assert b.receiver.next_wakeup() > b.now + 1, "or it would be woken for nothing until the last read has ended"
+
+
 def test_one_long_wait_hardly_slows_the_reads_after_it() -> None:
     b = Bench(options=ReceiverOptions(window=2, spacing=0.5))
     b.connect("a")

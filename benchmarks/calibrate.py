@@ -1,0 +1,99 @@
+"""The simulator beside the benchmark: what it says of the shaped cases, without having seen them.
+
+`python -m benchmarks.calibrate [RESULTS.json]` writes the table into docs/scale.md.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, median
+
+from benchmarks.network import BURST_NBYTES
+from benchmarks.nodes import REPOSITORY
+from benchmarks.report import newest, put_between
+from benchmarks.results import Results, Trial
+from ray_weights.simulation.engine import run
+from ray_weights.simulation.scenario import Result, Scenario
+
+_WAY_SECONDS = 0.005
+"""A message between two processes of this machine, the event loops at both ends included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    label: str
+    measured: float
+    """The last receiver's time (for a straggler: the others' mean), in lone transfers of the same run."""
+    simulated: float
+
+    @property
+    def error(self) -> float:
+        return self.simulated / self.measured - 1
+
+
+def scenario_of(case: str, results: Results) -> Scenario | None:
+    """The case as the simulator knows it; None where it knows no such thing."""
+    queue_seconds = 2 * BURST_NBYTES / results.link_bytes_per_second
+    common = Scenario(
+        receivers=1, chunks=-(-results.nbytes // results.chunk_nbytes), nbytes=results.nbytes, window=results.window,
+        nic_rate=results.link_bytes_per_second,
+        # A request waits behind the data that the same link carries the other way round the ring.
+        latency=queue_seconds, page_seconds=queue_seconds, connect_seconds=4 * _WAY_SECONDS, digest_rate=10e9,
+        coordinator_seconds=_WAY_SECONDS, coordinator_calls_per_second=1000, arrival="at-once",
+    )  # fmt: skip
+    most = max(t.receivers for t in results.trials if t.case.startswith("once-"))
+    name, _, number = case.partition("-")
+    changes: dict[str, dict[str, object]] = {
+        "once": {"receivers": int(number) if name == "once" else 1},
+        "staggered": {"receivers": most, "arrival": "staggered", "spread": float(number or 1)},
+        "sources": {"receivers": most + 1 - int(number or 1), "sources": int(number or 1)},
+        "straggler": {"receivers": most, "stragglers": 1, "straggler_first": True},
+    }
+    return Scenario.model_validate({**common.model_dump(), **changes[name]}) if name in changes else None
+
+
+def compare(results: Results) -> list[Comparison]:
+    """Every case of a run that the simulator knows."""
+    lone = median(t.span for t in results.of("lone"))
+    found = []
+    for case in dict.fromkeys(t.case for t in results.trials):
+        scenario = scenario_of(case, results)
+        if scenario is None:
+            continue
+        trials, simulated = results.of(case), run(scenario)
+        measured = median(_what_counts(case, t) for t in trials) / lone
+        found.append(Comparison(trials[0].label, measured, _simulated(case, simulated) / simulated.lone))
+    return found
+
+
+def _what_counts(case: str, trial: Trial) -> float:
+    if case == "straggler":
+        return mean(trial.seconds)
+    return max(trial.seconds) if case.startswith("staggered") else trial.span
+
+
+def _simulated(case: str, result: Result) -> float:
+    if case == "straggler":
+        return result.others_mean
+    return result.worst if case.startswith("staggered") else result.makespan
+
+
+def main() -> int:
+    path = Path(sys.argv[1]) if len(sys.argv) > 1 else newest()
+    if path is None:
+        print("there are no results: `make bench` makes them", file=sys.stderr)
+        return 1
+    results = Results.model_validate_json(path.read_text())
+    rows = compare(results)
+    lines = ["| case | measured | simulated | difference |", "| --- | --- | --- | --- |"]
+    lines += [f"| {c.label} | {c.measured:.3f} | {c.simulated:.3f} | {c.error:+.1%} |" for c in rows]
+    table = "\n".join(lines)
+    print(table)
+    put_between(REPOSITORY / "docs" / "scale.md", "calibration", table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
