@@ -43,15 +43,20 @@ def scenario_of(case: str, results: Results) -> Scenario | None:
         latency=queue_seconds, page_seconds=queue_seconds, connect_seconds=4 * _WAY_SECONDS, digest_rate=10e9,
         coordinator_seconds=_WAY_SECONDS, coordinator_calls_per_second=1000, arrival="at-once",
     )  # fmt: skip
-    most = max(t.receivers for t in results.trials if t.case.startswith("once-"))
-    name, _, number = case.partition("-")
-    changes: dict[str, dict[str, object]] = {
-        "once": {"receivers": int(number) if name == "once" else 1},
-        "staggered": {"receivers": most, "arrival": "staggered", "spread": float(number or 1)},
-        "sources": {"receivers": most + 1 - int(number or 1), "sources": int(number or 1)},
-        "straggler": {"receivers": most, "stragglers": 1, "straggler_first": True},
-    }
-    return Scenario.model_validate({**common.model_dump(), **changes[name]}) if name in changes else None
+    most = max((t.receivers for t in results.trials if t.case.startswith("once-")), default=1)
+    changes: dict[str, object]
+    match case.partition("-"):
+        case "once", _, number:
+            changes = {"receivers": int(number)}
+        case "staggered", _, spread:
+            changes = {"receivers": most, "arrival": "staggered", "spread": float(spread)}
+        case "sources", _, number:
+            changes = {"receivers": most + 1 - int(number), "sources": int(number)}
+        case "straggler", _, _:
+            changes = {"receivers": most, "stragglers": 1, "straggler_first": True}
+        case _:
+            return None
+    return Scenario.model_validate({**common.model_dump(), **changes})
 
 
 def compare(results: Results) -> list[Comparison]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ class Used:
     links: dict[str, LinkBytes]
     cpu_seconds: dict[str, float]
     """By the names given for the processes; those that ended meanwhile are missing."""
+    thread_seconds: dict[str, dict[str, float]]
+    """The same by the names of their threads; "" for threads that ended meanwhile."""
 
 
 class Meter:
@@ -33,6 +36,7 @@ class Meter:
         self._processes = dict(processes)
         self._links = network.counters() if network else {}
         self._cpu = {name: _cpu_seconds(pid) for name, pid in self._processes.items()}
+        self._threads = {name: _thread_seconds(pid) for name, pid in self._processes.items()}
         self._busy, self._all = _machine_ticks()
         self._at = time.monotonic()
 
@@ -40,11 +44,13 @@ class Meter:
         now = time.monotonic()
         busy, whole = _machine_ticks()
         links = self._network.counters() if self._network else {}
-        cpu = {}
+        cpu: dict[str, float] = {}
+        threads: dict[str, dict[str, float]] = {}
         for name, pid in self._processes.items():
             before, after = self._cpu[name], _cpu_seconds(pid)
             if before is not None and after is not None:
                 cpu[name] = after - before
+                threads[name] = _since(self._threads[name], _thread_seconds(pid), cpu[name])
         return Used(
             seconds=now - self._at,
             cpu_busy=(busy - self._busy) / max(1, whole - self._all),
@@ -53,6 +59,7 @@ class Meter:
                 for name, at in links.items()
             },
             cpu_seconds=cpu,
+            thread_seconds=threads,
         )
 
 
@@ -62,6 +69,27 @@ def _cpu_seconds(pid: int) -> float | None:
     except psutil.NoSuchProcess:
         return None
     return times.user + times.system
+
+
+def _thread_seconds(pid: int) -> dict[int, tuple[str, float]]:
+    """CPU seconds of each thread by its id, with its name."""
+    found = {}
+    for task in Path(f"/proc/{pid}/task").glob("*"):
+        try:
+            name, stat = (task / "comm").read_text().strip(), (task / "stat").read_text()
+        except OSError:
+            continue  # ended just now
+        user, system = stat.rpartition(")")[2].split()[11:13]
+        found[int(task.name)] = (name, (int(user) + int(system)) / os.sysconf("SC_CLK_TCK"))
+    return found
+
+
+def _since(before: dict[int, tuple[str, float]], after: dict[int, tuple[str, float]], whole: float) -> dict[str, float]:
+    by_name: dict[str, float] = {}
+    for thread, (name, seconds) in after.items():
+        by_name[name] = by_name.get(name, 0.0) + seconds - before.get(thread, ("", 0.0))[1]
+    by_name[""] = max(0.0, whole - sum(by_name.values()))
+    return by_name
 
 
 def _machine_ticks() -> tuple[int, int]:

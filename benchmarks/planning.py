@@ -9,6 +9,7 @@ import statistics
 import time
 from dataclasses import dataclass
 
+from ray_weights.actors.pauses import collect_seldom
 from ray_weights.core.registry import Registry
 from ray_weights.schemas import messages as m
 from ray_weights.schemas.keys import ModelKey, ShardKey
@@ -56,6 +57,7 @@ def join(registry: Registry, name: str, holdings: tuple[Holding, ...] = ()) -> N
 
 
 def main() -> None:
+    collect_seldom()  # as the coordinator does
     cost = measure()
     print(
         f"{cost.receivers} receivers: mean {cost.mean * 1e3:.2f} ms, 99 % within {cost.p99 * 1e3:.2f} ms, "

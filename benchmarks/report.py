@@ -56,6 +56,14 @@ def tables(results: Results) -> str:
     rivals = _cases([t for t in results.trials if t.baseline and not t.case.startswith("pair")])
     if rivals:
         parts.append(_rivals(results, rivals))
+    threads = [(ts, shares) for ts in own if (shares := summary.thread_shares(ts))]
+    if threads:
+        names = list(dict.fromkeys(name for _, shares in threads for name in shares))
+        parts.append("### Where the CPU of a receiver goes\n\n" + _table(
+            ("case", *(name or "threads that ended" for name in names)),
+            [(ts[0].label, *(f"{shares.get(name, 0.0):.0%}" for name in names)) for ts, shares in threads
+             if ts[0].case in ("lone", "once-7")])
+        )  # fmt: skip
     pairs = _cases([t for t in results.trials if t.case.startswith("pair")])
     if pairs:
         parts.append("### One host, nothing shaped\n\n" + _table(

@@ -39,6 +39,8 @@ class Trial(Record):
     """Share of all cores of the machine that was in use, by anybody."""
     cpu_by_host: tuple[tuple[str, float], ...] = ()
     """CPU seconds of the transfer actor of each host."""
+    cpu_by_thread: tuple[tuple[str, float], ...] = ()
+    """CPU seconds of the receivers' transfer actors together, by the name of the thread."""
     coordinator_calls: int = 0
     facts: tuple[tuple[str, float], ...] = ()
     """What only this case has."""

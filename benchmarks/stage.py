@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -141,6 +141,16 @@ class Stage:
             received=tuple(used.links[g.host].received for g in got),
             cpu_busy=used.cpu_busy,
             cpu_by_host=tuple(used.cpu_seconds.items()),
+            cpu_by_thread=_together(used.thread_seconds[g.host] for g in got if g.host in used.thread_seconds),
             coordinator_calls=calls,
             facts=tuple(facts.items()),
         )
+
+
+def _together(by_process: Iterable[dict[str, float]]) -> tuple[tuple[str, float], ...]:
+    """CPU seconds by thread name, of several processes."""
+    sums: dict[str, float] = {}
+    for threads in by_process:
+        for name, seconds in threads.items():
+            sums[name] = sums.get(name, 0.0) + seconds
+    return tuple(sums.items())

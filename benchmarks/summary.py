@@ -79,6 +79,19 @@ def cpu_per_gb(trials: Iterable[Trial]) -> Spread | None:
     return spread(costs)
 
 
+def thread_shares(trials: Iterable[Trial], least: float = 0.02) -> dict[str, float]:
+    """Share of a receiver's CPU seconds by the name of the thread, largest first; small ones together as "others"."""
+    sums: dict[str, float] = {}
+    for t in trials:
+        for name, seconds in t.cpu_by_thread:
+            sums[name] = sums.get(name, 0.0) + seconds
+    whole = sum(sums.values())
+    if whole <= 0:
+        return {}
+    shares = {n: s / whole for n, s in sorted(sums.items(), key=lambda x: -x[1]) if s >= least * whole}
+    return {**shares, "others": max(0.0, 1 - sum(shares.values()))}
+
+
 def calls_per_receiver(trials: Iterable[Trial]) -> Spread | None:
     return spread(t.coordinator_calls / t.receivers for t in trials)
 

@@ -13,6 +13,7 @@ from ray.exceptions import ActorUnavailableError, RayError
 from ray.util import list_named_actors
 
 from ray_weights.actors.names import NAMESPACE, TRANSFER_PREFIX
+from ray_weights.actors.pauses import collect_seldom
 from ray_weights.config import ServiceSettings
 from ray_weights.core.outbox import Outgoing
 from ray_weights.core.placing import PlacingOptions
@@ -30,6 +31,7 @@ class Coordinator:
 
     def __init__(self, settings: bytes) -> None:
         self.settings = ServiceSettings.model_validate_json(settings)
+        collect_seldom()
         # One monotonic clock, anchored to the wall once, so that stories carry dates and waits do not jump.
         self._wall_offset = time.time() - time.monotonic()
         self._started_at = self._now()

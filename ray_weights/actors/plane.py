@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from ray_weights.actors.receive import Receive
 from ray_weights.errors import DeadlineExceeded
+from ray_weights.threads import name_this_thread
 from ray_weights.transports.transport import ReadStatus, ReadTicket, Transport
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,9 @@ class DataPlane:
 
     def __init__(self, transport: Transport, verify_threads: int) -> None:
         self.transport = transport
-        self.verifiers = ThreadPoolExecutor(verify_threads, thread_name_prefix="verify")
+        self.verifiers = ThreadPoolExecutor(
+            verify_threads, thread_name_prefix="verify", initializer=name_this_thread, initargs=("rw-verify",)
+        )
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._receives: set[Receive] = set()
         self._late: list[tuple[list[ReadTicket], Future[None]]] = []
@@ -82,6 +85,7 @@ class DataPlane:
         self.verifiers.shutdown(wait=False, cancel_futures=True)
 
     def _loop(self) -> None:
+        name_this_thread("rw-data-plane")
         sleep = _LONGEST_SLEEP
         while not self._stopping:
             self._take_in(sleep)

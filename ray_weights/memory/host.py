@@ -21,6 +21,7 @@ from ray_weights.memory.arena import DIGEST_NBYTES, Region, check_range
 from ray_weights.memory.handles import HostArenaHandle
 from ray_weights.memory.limits import check_fits
 from ray_weights.memory.memfd import FileLayout, Orphan, find_orphans
+from ray_weights.threads import name_this_thread
 
 if TYPE_CHECKING:
     import torch
@@ -129,6 +130,7 @@ class HostArena:
 
     def _prefault_ahead(self, kept: memoryview) -> None:
         """`kept` keeps the memory mapped while this thread is at it."""
+        name_this_thread("rw-prefault")
         for offset in range(0, kept.nbytes, _PREFAULT_STEP):
             if self._closed:
                 return

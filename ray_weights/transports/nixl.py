@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ray_weights.errors import TransportError
 from ray_weights.memory.arena import Region
+from ray_weights.threads import naming
 from ray_weights.transports.card import Card, check_registered
 from ray_weights.transports.regions import check_pairs
 from ray_weights.transports.tickets import Plan, Ticket
@@ -98,7 +99,8 @@ class NixlTransport:
             plugins = self._agent.getAvailPlugins()
             if backend not in plugins:
                 raise TransportUnavailable(f"NIXL has no backend {backend!r}, only {sorted(plugins)}")
-            self._backend = self._agent.createBackend(backend, parameters)
+            with naming("rw-nixl"):
+                self._backend = self._agent.createBackend(backend, parameters)
         except self._errors as error:
             raise TransportUnavailable(
                 f"NIXL's backend {backend} did not start ({error}); where UCX_TLS is set it must contain tcp"

@@ -16,7 +16,7 @@ LAYERS = (
     ("errors", "schemas"),
     ("core",),
     ("simulation",),
-    ("memory", "transports", "config", "metrics", "key_search", "progress"),
+    ("memory", "transports", "config", "metrics", "key_search", "progress", "threads"),
     ("actors",),
     ("integrations", "observe", "doctor"),
     ("api", "cli"),
