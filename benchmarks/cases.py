@@ -98,6 +98,28 @@ def parent_killed(stage: Stage, repeat: int) -> Trial:
         return trial
 
 
+def link_cut(stage: Stage, repeat: int) -> Trial:
+    """A chain of three receivers; the first one's link is cut half-way, until the others are done."""
+    receivers = [1, 2, 3]
+    with stage.weights(receivers) as model:
+        calls, meter = stage.status().calls, Meter(stage.network, stage.pids())
+        pending = dict(zip(receivers, stage.receive(model, receivers), strict=True))
+        time.sleep(0.3 + 0.5 * stage.sizes.line_seconds)
+        names = [h.name for h in stage.hosts]
+        victim = names.index(_parent_of_others(stage, model))
+        cut_at = time.time()
+        with stage.network.cut(stage.hosts[victim]):
+            got = ray.get([a for i, a in pending.items() if i != victim], timeout=120)
+        used, calls = meter.read(), stage.status().calls - calls
+        later: Got = ray.get(pending[victim], timeout=120)
+        moved = min(x.at for x in stage.story(model) if x.at > cut_at and x.what.startswith("moved"))
+        label = "chain of 3, the first receiver's link cut half-way: the others"
+        return stage.trial(
+            "cut", label, repeat, got, used, calls, moved_after=moved - cut_at,
+            read_again=float(max(g.read_again for g in got)), cut_off_seconds=later.ended - later.began,
+        )  # fmt: skip
+
+
 def forget(stage: Stage, host: int) -> None:
     """Restart a host's transfer actor, so that no rate of it is known."""
     before = stage.pids()

@@ -59,6 +59,8 @@ def _swarm(plan: Plan, network: Network) -> Iterator[tuple[str, Measure]]:
         yield "straggler", lambda r=r: cases.straggler(stage, r)
     for r in range(plan.repeats):
         yield "killed", lambda r=r: cases.parent_killed(stage, r)
+    for r in range(plan.repeats):
+        yield "cut", lambda r=r: cases.link_cut(stage, r)
     # The first case once more: whether the machine was still what it was.
     yield "lone", lambda: cases.lone(stage, plan.lone_repeats)
     for name in ("star", "copies"):

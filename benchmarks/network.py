@@ -10,6 +10,8 @@ import os
 import re
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -82,6 +84,15 @@ class Network:
             limit = str(2 * BURST_NBYTES)
             _run("tc", "-n", namespace, "qdisc", "replace", "dev", device, "root", "tbf",
                  "rate", rate, "burst", str(BURST_NBYTES), "limit", limit)  # fmt: skip
+
+    @contextmanager
+    def cut(self, host: Host) -> Iterator[None]:
+        """Pull a host's cable for a while: packets are lost both ways, and nobody is told."""
+        _run("ip", "-n", self.switch, "link", "set", host.port, "down")
+        try:
+            yield
+        finally:
+            _run("ip", "-n", self.switch, "link", "set", host.port, "up")
 
     def counters(self) -> dict[str, LinkBytes]:
         """By host name, as the switch's ports have counted."""

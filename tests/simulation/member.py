@@ -73,6 +73,9 @@ class Member:
         self.state: State = "new"
         self.outcome = ""
         self.epoch = 0
+        self._joins = 0
+        self._joining: set[int] = set()
+        self._held: list[m.Command] = []
         self.arena: Arena | None = None
         self.receiver: Receiver | None = None
         self.upstreams: tuple[str, ...] = ()
@@ -121,10 +124,21 @@ class Member:
     # The coordinator
 
     def join(self, then: Callable[[], None] | None = None) -> None:
+        # From its word of what it holds until it knows the epoch, commands wait: one of an earlier epoch would undo
+        # what it said.
+        self._joins += 1
+        joining = self._joins
+        self._joining.add(joining)
+
         def joined(epoch: int) -> None:
             def apply() -> None:
                 newer = epoch > self.epoch
                 self.epoch = max(self.epoch, epoch)
+                self._joining.discard(joining)
+                if not self._joining:
+                    held, self._held = self._held, []
+                    for command in held:
+                        self.command(command)
                 if then is not None:
                     then()
                 elif newer and self.state in ("asked", "waiting"):
@@ -170,6 +184,9 @@ class Member:
         return m.Dropped(epoch=epoch, member=self.name, shard=SHARD, version=1)
 
     def command(self, command: m.Command) -> None:
+        if self._joining:
+            self._held.append(command)
+            return
         if command.epoch < self.epoch:
             return  # fenced
         if self.state == "ended" and isinstance(command, m.BecomeOrigin | m.Wait | m.Receive):

@@ -50,16 +50,19 @@ def test_links_are_shaped_in_both_directions_and_their_bytes_are_counted() -> No
 @needs_namespaces
 def test_a_small_run_measures_bytes_that_crossed_the_links_and_leaves_nothing_behind(tmp_path: Path) -> None:
     output = tmp_path / "results.json"
-    command = [*COMMAND, "--only", "lone,once-3,killed", "--output", str(output)]
+    command = [*COMMAND, "--only", "lone,once-3,killed,cut", "--output", str(output)]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
         said, _ = run.communicate(timeout=550)
     assert run.returncode == 0, said
     results = Results.model_validate_json(output.read_text())
     assert not results.missed, said
-    assert {t.case for t in results.trials} == {"lone", "once-3", "killed"}
+    assert {t.case for t in results.trials} == {"lone", "once-3", "killed", "cut"}
     for trial in results.of("once-3"):
         assert all(got >= trial.nbytes for got in trial.received), "bytes went past the links"
         assert trial.origin_sent < 1.2 * trial.nbytes, "the origin sent more than one copy"
+    (cut,) = results.of("cut")
+    assert len(cut.seconds) == 2, "both that read from behind the cut link have everything, and verified"
+    assert dict(cut.facts)["read_again"] <= results.window * results.chunk_nbytes, "more than one window read twice"
     assert namespaces_of(run.pid) == []
 
 
