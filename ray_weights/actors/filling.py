@@ -135,15 +135,8 @@ class Filling:
         local.served.set()
         local.accepted = asyncio.get_running_loop().create_future()
         try:
-            await self._here.post(
-                m.Sealed,
-                shard=local.shard,
-                version=request.version,
-                seal=manifest.seal(),
-                seconds=request.seconds,
-                from_storage=request.from_storage,
-                chunking=local.chunking,
-            )
+            local.seal_request = request
+            await self.offer(local)
             await asyncio.wait_for(local.accepted, ANSWER_SECONDS)
         except TimeoutError as e:
             await self._shards.discard(local)
@@ -159,6 +152,20 @@ class Filling:
         if request.from_storage:
             self._here.metrics.read_storage(local.shard.model.model)
         return manifest.to_bytes()
+
+    async def offer(self, local: LocalShard) -> None:
+        """Tell the coordinator of a sealed shard. Said again, it is confirmed again. Raises CoordinatorUnavailable."""
+        request = local.seal_request
+        assert request is not None and local.manifest is not None
+        await self._here.post(
+            m.Sealed,
+            shard=local.shard,
+            version=request.version,
+            seal=local.manifest.seal(),
+            seconds=request.seconds,
+            from_storage=request.from_storage,
+            chunking=local.chunking,
+        )
 
     async def fail(self, shard: ShardKey, version: int, error: str, hopeless: bool = False) -> None:
         """The engine could not fill the arena; `hopeless`: no other engine would do better."""

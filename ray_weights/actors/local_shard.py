@@ -13,7 +13,7 @@ from ray_weights.core.layout import Layout
 from ray_weights.core.manifest import Manifest
 from ray_weights.core.receiving import Report
 from ray_weights.schemas.keys import ShardKey
-from ray_weights.schemas.leases import Opened
+from ray_weights.schemas.leases import Opened, SealRequest
 from ray_weights.schemas.members import Holding, Loading, ReceiveStats, Receiving
 from ray_weights.schemas.status import TransferProgress
 
@@ -44,6 +44,7 @@ class LocalShard:
     """For engines of this device that wait while another one fills the arena."""
     filler: int | None = None
     """Process that fills the arena."""
+    seal_request: SealRequest | None = None
     accepted: asyncio.Future[None] | None = None
     """Set while a seal waits for the coordinator's word."""
     known: asyncio.Event = field(default_factory=asyncio.Event)

@@ -155,6 +155,8 @@ class ShardTable:
             # What a caller publishes was never asked for: the coordinator hears of it when it is sealed.
             if local.asked and local.state in _UNDER_WAY and not told:
                 self._here.spawn(self._ask(local, ANSWER_SECONDS))
+            elif local.accepted is not None and not local.accepted.done():
+                self._here.spawn(self.filling.offer(local))  # the answer may have been lost with the old epoch
 
     async def _ask(self, local: LocalShard, timeout: float) -> None:
         try:

@@ -132,7 +132,7 @@ class Member:
 
         def joined(epoch: int) -> None:
             def apply() -> None:
-                newer = epoch > self.epoch
+                newer = epoch > self.epoch > 0
                 self.epoch = max(self.epoch, epoch)
                 self._joining.discard(joining)
                 if not self._joining:
@@ -141,7 +141,7 @@ class Member:
                         self.command(command)
                 if then is not None:
                     then()
-                elif newer and self.state in ("asked", "waiting"):
+                if newer and self.state in ("asked", "waiting"):
                     self.post(self._open)
                 elif newer and self.state == "sealing":
                     self.post(self._sealed)
