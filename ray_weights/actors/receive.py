@@ -124,6 +124,9 @@ class Receive:
         self.handle(machine.Connected(upstream))
 
     def link_failed(self, upstream: str, kind: LossKind, detail: str) -> None:
+        if self.machine.done:
+            self._wishes.disconnect(upstream, None)  # it may have been granted after all
+            return
         self.handle(machine.LinkFailed(upstream, kind, detail))
 
     def step(self, now: float) -> float | None:

@@ -25,7 +25,7 @@ from ray_weights.schemas.leases import Opened, OpenRequest
 from ray_weights.schemas.status import CoordinatorStatus, VersionStatus
 
 UP_S = 300.0
-SLOWLY = ("--receive-rate", "400000")
+SLOWLY = ("--receive-rate", "200000")
 """Bytes per second: the 9 MB take so long that the third replica comes while the second still receives."""
 
 
