@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.integration.directories import ray_directory
+from tests.integration.clusters import ray_directory, start_nodes
 
 OBJECT_STORE_NBYTES = 100 << 20
 
@@ -35,15 +35,11 @@ def two_nodes() -> Iterator[RayNodes]:
 
 def _cluster(count: int) -> Iterator[RayNodes]:
     import ray
-    from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as environment, ray_directory(environment) as directory:
-        cluster = Cluster()
+        node = {"num_cpus": 2, "object_store_memory": OBJECT_STORE_NBYTES}
+        cluster = start_nodes({**node, "include_dashboard": False, "temp_dir": str(directory)}, node, count)
         try:
-            for _ in range(count):
-                first = {"include_dashboard": False, "temp_dir": str(directory)}
-                extra = first if cluster.head_node is None else {}
-                cluster.add_node(num_cpus=2, object_store_memory=OBJECT_STORE_NBYTES, **extra)
             ray.init(address=cluster.address, log_to_driver=False, logging_level="WARNING")
             head = ray.get_runtime_context().get_node_id()
             others = sorted(n["NodeID"] for n in ray.nodes() if n["NodeID"] != head)

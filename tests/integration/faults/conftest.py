@@ -10,7 +10,7 @@ from ray._private.authentication_test_utils import reset_auth_token_state
 from ray.cluster_utils import Cluster
 
 from ray_weights.config import ServiceSettings
-from tests.integration.directories import ray_directory
+from tests.integration.clusters import ray_directory, start_nodes
 from tests.integration.faults.engines import MiB, Weights
 from tests.integration.faults.fleet import PATIENCE, Fleet, arenas_of, processes_in, wait_until
 from tests.integration.faults.record import Recorder
@@ -40,18 +40,15 @@ def cluster() -> Iterator[Cluster]:
         # As between machines: within one, UCX would copy from the peer's memory, whether or not the peer runs.
         environment.setenv("UCX_TLS", "tcp,self")
         reset_auth_token_state()
-        made = Cluster()
+        node = {"num_cpus": 4, "object_store_memory": 100 * MiB}
+        head = {
+            "include_dashboard": False,
+            "temp_dir": str(directory),
+            # A node that is slow to answer is not dead; one that refuses the connection is.
+            "_system_config": {"health_check_timeout_ms": 60_000},
+        }
+        made = start_nodes({**node, **head}, node, NODES)
         try:
-            made.add_node(
-                num_cpus=4,
-                object_store_memory=100 * MiB,
-                include_dashboard=False,
-                temp_dir=str(directory),
-                # A node that is slow to answer is not dead; one that refuses the connection is.
-                _system_config={"health_check_timeout_ms": 60_000},
-            )
-            for _ in range(NODES - 1):
-                made.add_node(num_cpus=4, object_store_memory=100 * MiB)
             ray.init(address=made.address, namespace="faults", log_to_driver=False, logging_level="ERROR")
             yield made
         finally:
