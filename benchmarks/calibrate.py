@@ -8,14 +8,15 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, median
 
+from benchmarks import summary
 from benchmarks.network import BURST_NBYTES
 from benchmarks.nodes import REPOSITORY
-from benchmarks.report import newest, put_between
-from benchmarks.results import Results, Trial
+from benchmarks.report import newest, put_between, table
+from benchmarks.results import Results
+from ray_weights.core.manifest import chunk_count
 from ray_weights.simulation.engine import run
-from ray_weights.simulation.scenario import Result, Scenario
+from ray_weights.simulation.scenario import Scenario
 
 _WAY_SECONDS = 0.005
 """A message between two processes of this machine, the event loops at both ends included."""
@@ -37,8 +38,8 @@ def scenario_of(case: str, results: Results) -> Scenario | None:
     """The case as the simulator knows it; None where it knows no such thing."""
     queue_seconds = 2 * BURST_NBYTES / results.link_bytes_per_second
     common = Scenario(
-        receivers=1, chunks=-(-results.nbytes // results.chunk_nbytes), nbytes=results.nbytes, window=results.window,
-        nic_rate=results.link_bytes_per_second,
+        receivers=1, chunks=chunk_count(results.nbytes, results.chunk_nbytes), nbytes=results.nbytes,
+        window=results.window, nic_rate=results.link_bytes_per_second,
         # A request waits behind the data that the same link carries the other way round the ring.
         latency=queue_seconds, page_seconds=queue_seconds, connect_seconds=4 * _WAY_SECONDS, digest_rate=10e9,
         coordinator_seconds=_WAY_SECONDS, coordinator_calls_per_second=1000, arrival="at-once",
@@ -61,28 +62,20 @@ def scenario_of(case: str, results: Results) -> Scenario | None:
 
 def compare(results: Results) -> list[Comparison]:
     """Every case of a run that the simulator knows."""
-    lone = median(t.span for t in results.of("lone"))
-    found = []
+    lone, found = summary.lone_seconds(results), []
     for case in dict.fromkeys(t.case for t in results.trials):
         scenario = scenario_of(case, results)
         if scenario is None:
             continue
         trials, simulated = results.of(case), run(scenario)
-        measured = median(_what_counts(case, t) for t in trials) / lone
-        found.append(Comparison(trials[0].label, measured, _simulated(case, simulated) / simulated.lone))
+        measured, seconds = summary.last(trials, lone), simulated.makespan
+        if case == "straggler":
+            measured, seconds = summary.means(trials, lone), simulated.others_mean
+        elif case.startswith("staggered"):
+            measured, seconds = summary.worst(trials, lone), simulated.worst
+        assert measured is not None
+        found.append(Comparison(trials[0].label, measured.middle, seconds / simulated.lone))
     return found
-
-
-def _what_counts(case: str, trial: Trial) -> float:
-    if case == "straggler":
-        return mean(trial.seconds)
-    return max(trial.seconds) if case.startswith("staggered") else trial.span
-
-
-def _simulated(case: str, result: Result) -> float:
-    if case == "straggler":
-        return result.others_mean
-    return result.worst if case.startswith("staggered") else result.makespan
 
 
 def main() -> int:
@@ -91,12 +84,10 @@ def main() -> int:
         print("there are no results: `make bench` makes them", file=sys.stderr)
         return 1
     results = Results.model_validate_json(path.read_text())
-    rows = compare(results)
-    lines = ["| case | measured | simulated | difference |", "| --- | --- | --- | --- |"]
-    lines += [f"| {c.label} | {c.measured:.3f} | {c.simulated:.3f} | {c.error:+.1%} |" for c in rows]
-    table = "\n".join(lines)
-    print(table)
-    put_between(REPOSITORY / "docs" / "scale.md", "calibration", table)
+    cells = [(c.label, f"{c.measured:.3f}", f"{c.simulated:.3f}", f"{c.error:+.1%}") for c in compare(results)]
+    written = table(("case", "measured", "simulated", "difference"), cells)
+    print(written)
+    put_between(REPOSITORY / "docs" / "scale.md", "calibration", written)
     return 0
 
 

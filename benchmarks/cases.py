@@ -13,8 +13,7 @@ from ray.exceptions import RayError
 from benchmarks.meter import Meter
 from benchmarks.replica import Got
 from benchmarks.results import Trial
-from benchmarks.stage import Stage
-from ray_weights.schemas.status import ReplicaStatus
+from benchmarks.stage import LEAD_SECONDS, Stage
 
 SLOW_HOST = 1
 """First in the order in which receivers are placed: the head of the chain, where a slow member does most harm."""
@@ -76,26 +75,25 @@ def parent_killed(stage: Stage, repeat: int) -> Trial:
         pids, calls = stage.pids(), stage.status().calls
         meter = Meter(stage.network, pids)
         pending = stage.receive(model, receivers)
-        time.sleep(0.3 + 0.5 * stage.sizes.line_seconds)
-        victim = _parent_of_others(stage, model)
+        victim = _parent_half_way(stage, model)
         killed_at = time.time()
-        os.kill(pids[victim], signal.SIGKILL)
+        os.kill(pids[stage.hosts[victim].name], signal.SIGKILL)
         got: list[Got] = []
         for host, answer in zip(receivers, pending, strict=True):
-            if stage.hosts[host].name != victim:
+            if host != victim:
                 got.append(ray.get(answer, timeout=600))
                 continue
             with contextlib.suppress(RayError):  # it may also begin again, with its restarted transfer actor
                 ray.get(answer, timeout=600)
         used, calls = meter.read(), stage.status().calls - calls
-        stage.wait_for_restart([h.name for h in stage.hosts].index(victim), pids)
-        moved = min(x.at for x in stage.story(model) if x.at > killed_at and x.what.startswith("moved"))
+        stage.wait_for_restart(victim, pids)
+        wrong = stage.wrong_bytes(model, [i for i in receivers if i != victim])
         label = "chain of 3, the first receiver killed half-way: the others"
-        trial = stage.trial(
+        return stage.trial(
             "killed", label, repeat, got, used, calls,
-            moved_after=moved - killed_at, read_again=float(max(g.read_again for g in got)),
+            moved_after=_first_move(stage, model, killed_at), read_again=float(max(g.read_again for g in got)),
+            wrong_bytes=float(wrong),
         )  # fmt: skip
-        return trial
 
 
 def link_cut(stage: Stage, repeat: int) -> Trial:
@@ -104,19 +102,17 @@ def link_cut(stage: Stage, repeat: int) -> Trial:
     with stage.weights(receivers) as model:
         calls, meter = stage.status().calls, Meter(stage.network, stage.pids())
         pending = dict(zip(receivers, stage.receive(model, receivers), strict=True))
-        time.sleep(0.3 + 0.5 * stage.sizes.line_seconds)
-        names = [h.name for h in stage.hosts]
-        victim = names.index(_parent_of_others(stage, model))
+        victim = _parent_half_way(stage, model)
         cut_at = time.time()
         with stage.network.cut(stage.hosts[victim]):
             got = ray.get([a for i, a in pending.items() if i != victim], timeout=120)
         used, calls = meter.read(), stage.status().calls - calls
         later: Got = ray.get(pending[victim], timeout=120)
-        moved = min(x.at for x in stage.story(model) if x.at > cut_at and x.what.startswith("moved"))
         label = "chain of 3, the first receiver's link cut half-way: the others"
         return stage.trial(
-            "cut", label, repeat, got, used, calls, moved_after=moved - cut_at,
+            "cut", label, repeat, got, used, calls, moved_after=_first_move(stage, model, cut_at),
             read_again=float(max(g.read_again for g in got)), cut_off_seconds=later.ended - later.began,
+            wrong_bytes=float(stage.wrong_bytes(model, receivers)),
         )  # fmt: skip
 
 
@@ -127,16 +123,19 @@ def forget(stage: Stage, host: int) -> None:
     stage.wait_for_restart(host, before)
 
 
-def _parent_of_others(stage: Stage, model: str) -> str:
-    """Host of the receiver that reads from the origin and is read from."""
-    replicas = _replicas(stage, model)
+def _parent_half_way(stage: Stage, model: str) -> int:
+    """Waits until receivers asked now have half; returns the host of one that reads from the origin and has a child."""
+    time.sleep(LEAD_SECONDS + 0.5 * stage.sizes.line_seconds)
+    versions = [v for s in stage.status().shards if s.shard.model.model == model for v in s.versions]
+    replicas = [replica for version in versions for replica in version.replicas]
+    names = [h.name for h in stage.hosts]
     for replica in replicas:
         fed_by_origin = any(stage.host_of(u) == stage.hosts[0].name for u in replica.upstreams)
         if replica.state == "receiving" and fed_by_origin and any(replica.member in r.upstreams for r in replicas):
-            return stage.host_of(replica.member)
+            return names.index(stage.host_of(replica.member))
     raise RuntimeError("no receiver has a child: the chain was not there when the kill was due")
 
 
-def _replicas(stage: Stage, model: str) -> list[ReplicaStatus]:
-    versions = [v for s in stage.status().shards if s.shard.model.model == model for v in s.versions]
-    return [replica for version in versions for replica in version.replicas]
+def _first_move(stage: Stage, model: str, since: float) -> float:
+    """Seconds until the coordinator had moved somebody to another upstream."""
+    return min(x.at for x in stage.story(model) if x.at > since and x.what.startswith("moved")) - since

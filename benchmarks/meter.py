@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -74,13 +74,11 @@ def _cpu_seconds(pid: int) -> float | None:
 def _thread_seconds(pid: int) -> dict[int, tuple[str, float]]:
     """CPU seconds of each thread by its id, with its name."""
     found = {}
-    for task in Path(f"/proc/{pid}/task").glob("*"):
-        try:
-            name, stat = (task / "comm").read_text().strip(), (task / "stat").read_text()
-        except OSError:
-            continue  # ended just now
-        user, system = stat.rpartition(")")[2].split()[11:13]
-        found[int(task.name)] = (name, (int(user) + int(system)) / os.sysconf("SC_CLK_TCK"))
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for thread in psutil.Process(pid).threads():
+            with contextlib.suppress(OSError):  # ended just now
+                name = Path(f"/proc/{pid}/task/{thread.id}/comm").read_text().strip()
+                found[thread.id] = (name, thread.user_time + thread.system_time)
     return found
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import ray
 
 from ray_weights.actors.names import NAMESPACE, transfer_name
 from ray_weights.schemas.keys import ModelKey, ShardKey
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +52,13 @@ class Replica:
 
     def load(self, model: str, wait: float = 0.0) -> None:
         """Become the origin: fill the arena as a loader would, and offer it, `wait` seconds after it is filled."""
-        import torch
-
         from ray_weights.actors.session import ToLoad
         from ray_weights.memory.mapping import map_arena
 
         opened = self._session.open(_shard(model), self._layout, may_load=True, timeout=60)
         assert isinstance(opened, ToLoad), f"{self._host} was to be the origin of {model}"
         mapped = map_arena(opened.handle, writable=True)
-        words = torch.randint(0, 2**62, (-(-self._nbytes // 8),), generator=torch.Generator().manual_seed(1))
-        mapped.tensor().copy_(words.view(torch.uint8)[: self._nbytes])
+        mapped.tensor().copy_(self._bytes())
         mapped.close()
         time.sleep(wait)
         self._session.seal(_shard(model), opened.version, seconds=1.0, from_storage=True)
@@ -77,6 +78,25 @@ class Replica:
             self._host, began, ended, stats.seconds, stats.first_chunk_seconds, stats.read_again_nbytes,
             stats.chunks_from_receivers, tuple(m for m, _ in stats.upstream_nbytes),
         )  # fmt: skip
+
+    def wrong_bytes(self, model: str) -> int:
+        """How many bytes of what was received are not those that the origin has loaded."""
+        from ray_weights.actors.session import Arrived
+        from ray_weights.memory.mapping import map_arena
+
+        opened = self._session.open(_shard(model), self._layout, may_load=False, timeout=60)
+        assert isinstance(opened, Arrived)
+        mapped = map_arena(opened.handle, writable=False)
+        wrong = int((mapped.tensor() != self._bytes()).sum())
+        mapped.close()
+        return wrong
+
+    def _bytes(self) -> torch.Tensor:
+        """What all weights of the benchmark are made of: (nbytes,) uint8."""
+        import torch
+
+        words = torch.randint(0, 2**62, (-(-self._nbytes // 8),), generator=torch.Generator().manual_seed(1))
+        return words.view(torch.uint8)[: self._nbytes]
 
     def wait_for_transfer_actor(self, timeout: float) -> None:
         """Return once the transfer actor of this host answers, after a restart."""

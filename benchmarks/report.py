@@ -45,10 +45,10 @@ def tables(results: Results) -> str:
     goals = summary.goals(results)
     if goals:
         rows = [(g.what, g.wanted, g.measured, "yes" if g.met else "**no**") for g in goals]
-        parts.append("### Goals\n\n" + _table(("case", "goal", "measured", "met"), rows))
+        parts.append("### Goals\n\n" + table(("case", "goal", "measured", "met"), rows))
     own = _cases([t for t in results.trials if not t.baseline and not t.case.startswith("pair")])
     if own:
-        parts.append("### The service\n\n" + _table(
+        parts.append("### The service\n\n" + table(
             ("case", "repeats", "last", "mean", "origin sent, M", "CPU busy", "CPU s/GB of a receiver",
              "coordinator calls per receiver"),
             [_service_row(results, trials) for trials in own])
@@ -59,14 +59,14 @@ def tables(results: Results) -> str:
     threads = [(ts, shares) for ts in own if (shares := summary.thread_shares(ts))]
     if threads:
         names = list(dict.fromkeys(name for _, shares in threads for name in shares))
-        parts.append("### Where the CPU of a receiver goes\n\n" + _table(
+        parts.append("### Where the CPU of a receiver goes\n\n" + table(
             ("case", *(name or "threads that ended" for name in names)),
             [(ts[0].label, *(f"{shares.get(name, 0.0):.0%}" for name in names)) for ts, shares in threads
              if ts[0].case in ("lone", "once-7")])
         )  # fmt: skip
     pairs = _cases([t for t in results.trials if t.case.startswith("pair")])
     if pairs:
-        parts.append("### One host, nothing shaped\n\n" + _table(
+        parts.append("### One host, nothing shaped\n\n" + table(
             ("case", "repeats", "GB/s", "CPU busy"),
             [(ts[0].label, str(len(ts)), _show(summary.spread(t.nbytes / t.span / 1e9 for t in ts)), _busy(ts))
              for ts in pairs])
@@ -127,7 +127,7 @@ def _rivals(results: Results, rivals: Sequence[Sequence[Trial]]) -> str:
         "CPU busy",
         "the service is faster by",
     )
-    return "### Other ways over the same links\n\n" + _table(head, rows)
+    return "### Other ways over the same links\n\n" + table(head, rows)
 
 
 def _cases(trials: Sequence[Trial]) -> list[list[Trial]]:
@@ -147,6 +147,7 @@ def _show(found: summary.Spread | None, digits: int = 2) -> str:
     return found.show(digits) if found is not None else ""
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -44,6 +46,15 @@ class Trial(Record):
     coordinator_calls: int = 0
     facts: tuple[tuple[str, float], ...] = ()
     """What only this case has."""
+
+
+def add_up(shares: Iterable[Iterable[tuple[str, float]]]) -> tuple[tuple[str, float], ...]:
+    """Sums by name."""
+    sums: dict[str, float] = {}
+    for named in shares:
+        for name, number in named:
+            sums[name] = sums.get(name, 0.0) + number
+    return tuple(sums.items())
 
 
 class Missed(Record):

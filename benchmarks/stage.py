@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from benchmarks.meter import Meter, Used
 from benchmarks.network import Host, Network
 from benchmarks.replica import Got, Replica
-from benchmarks.results import Trial
+from benchmarks.results import Trial, add_up
 from ray_weights.actors.names import COORDINATOR, NAMESPACE
 from ray_weights.config import ServiceSettings
 from ray_weights.schemas.keys import ModelKey, ShardKey
@@ -23,7 +23,7 @@ from ray_weights.schemas.status import CoordinatorStatus, StoryLine
 
 _UNUSUAL = ("lost", "moved", "takes the place", "made a leaf", "makes room", "quarantined", "gave up")
 """How lines of a story begin that a trial without faults should not have: shown, as they explain its time."""
-_LEAD_SECONDS = 0.3
+LEAD_SECONDS = 0.3
 """Receivers are told this long ahead when to begin, so that they begin together."""
 
 
@@ -105,12 +105,16 @@ class Stage:
         self, model: str, receivers: Sequence[int], delays: Sequence[float] = (), patience: float = 20.0
     ) -> list[Any]:
         """Have these hosts ask for the weights together, or each `delays` seconds later; returns pending answers."""
-        start = time.monotonic() + _LEAD_SECONDS
+        start = time.monotonic() + LEAD_SECONDS
         waits = delays or [0.0] * len(receivers)
         timeout = patience * self.sizes.line_seconds + 60
         return [
             self.replicas[i].receive.remote(model, start + w, timeout) for i, w in zip(receivers, waits, strict=True)
         ]
+
+    def wrong_bytes(self, model: str, hosts: Sequence[int]) -> int:
+        """Of what these hosts have received."""
+        return sum(ray.get([self.replicas[i].wrong_bytes.remote(model) for i in hosts], timeout=120))
 
     def measure(
         self, case: str, label: str, repeat: int, receivers: Sequence[int], delays: Sequence[float] = ()
@@ -141,16 +145,7 @@ class Stage:
             received=tuple(used.links[g.host].received for g in got),
             cpu_busy=used.cpu_busy,
             cpu_by_host=tuple(used.cpu_seconds.items()),
-            cpu_by_thread=_together(used.thread_seconds[g.host] for g in got if g.host in used.thread_seconds),
+            cpu_by_thread=add_up(used.thread_seconds[g.host].items() for g in got if g.host in used.thread_seconds),
             coordinator_calls=calls,
             facts=tuple(facts.items()),
         )
-
-
-def _together(by_process: Iterable[dict[str, float]]) -> tuple[tuple[str, float], ...]:
-    """CPU seconds by thread name, of several processes."""
-    sums: dict[str, float] = {}
-    for threads in by_process:
-        for name, seconds in threads.items():
-            sums[name] = sums.get(name, 0.0) + seconds
-    return tuple(sums.items())

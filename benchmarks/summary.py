@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import mean, median
 
-from benchmarks.results import Results, Trial
+from benchmarks.results import Results, Trial, add_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +81,7 @@ def cpu_per_gb(trials: Iterable[Trial]) -> Spread | None:
 
 def thread_shares(trials: Iterable[Trial], least: float = 0.02) -> dict[str, float]:
     """Share of a receiver's CPU seconds by the name of the thread, largest first; small ones together as "others"."""
-    sums: dict[str, float] = {}
-    for t in trials:
-        for name, seconds in t.cpu_by_thread:
-            sums[name] = sums.get(name, 0.0) + seconds
+    sums = dict(add_up(t.cpu_by_thread for t in trials))
     whole = sum(sums.values())
     if whole <= 0:
         return {}

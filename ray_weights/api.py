@@ -189,14 +189,8 @@ def fetch(
 def status(*, timeout: float = 30.0) -> CoordinatorStatus:
     """Every key, its sources and receivers. Raises CoordinatorUnavailable where no coordinator runs."""
     from ray_weights import observe
-    from ray_weights.actors.connect import connect
 
-    deadline = time.monotonic() + timeout
-    connection = connect(deadline)
-    try:
-        return observe.coordinator_status(observe.running_coordinator(), deadline)
-    finally:
-        connection.close()
+    return observe.read_record(timeout)
 
 
 def explain(key: str, *, timeout: float = 30.0) -> Explanation:

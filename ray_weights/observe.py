@@ -32,11 +32,19 @@ def status(timeout: float = 10.0) -> ClusterView:
         CoordinatorUnavailable: no cluster can be reached. A missing or silent coordinator is part of the view.
     """
     deadline = time.monotonic() + timeout
-    connection = connect(deadline)
-    try:
+    with connect(deadline):
         return read_cluster(deadline)
-    finally:
-        connection.close()
+
+
+def read_record(timeout: float = 10.0) -> CoordinatorStatus:
+    """What the coordinator knows, without asking the transfer actors.
+
+    Raises:
+        CoordinatorUnavailable: no cluster, no coordinator, or no answer in time.
+    """
+    deadline = time.monotonic() + timeout
+    with connect(deadline):
+        return coordinator_status(running_coordinator(), deadline)
 
 
 def explain(key: str, timeout: float = 10.0) -> Explanation:
@@ -51,8 +59,7 @@ def explain(key: str, timeout: float = 10.0) -> Explanation:
         CoordinatorUnavailable: no cluster, no coordinator, or no answer in time.
     """
     deadline = time.monotonic() + timeout
-    connection = connect(deadline)
-    try:
+    with connect(deadline):
         coordinator = running_coordinator()
         record = coordinator_status(coordinator, deadline)
         told = ask(coordinator.told_shards.remote(), deadline)
@@ -67,8 +74,6 @@ def explain(key: str, timeout: float = 10.0) -> Explanation:
             for s in chosen
         }
         return explanation(key, chosen, tuple(known), record, stories)
-    finally:
-        connection.close()
 
 
 def explanation(

@@ -28,9 +28,15 @@ _START_IT = "start a cluster with `ray start --head`, or set RAY_ADDRESS to the 
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """Whether this process was connected to Ray before."""
+    """To the cluster. Use as a context manager, or close() it: only what connect() opened is closed."""
 
     ours: bool
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         if self.ours and ray.is_initialized():

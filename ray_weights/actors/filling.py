@@ -71,20 +71,12 @@ class Filling:
         """
         layout = local.layout
         assert layout is not None
-        if chunk_nbytes is not None:
-            chunk_nbytes, local.chunking = chunk_nbytes, "as this version was cut before"
-        else:
+        if chunk_nbytes is None:
             wanted = self._here.settings.chunk_nbytes
             chunk_nbytes, local.chunking = choose_chunk_nbytes(layout.nbytes, rate=rate, wanted=wanted)
-        arenas = self._here.arenas
-        arena, local.spare = local.spare, None
-        if arena is not None and arena.chunk_nbytes != chunk_nbytes:
-            unfit, arena = arena, None
-            await self._here.on_plane(lambda: arenas.free(unfit))
-        if arena is None:
-            await self._shards.make_room(layout.nbytes)
-            arena = await self._here.on_plane(lambda: arenas.create(local.shard, version, layout, chunk_nbytes))
-        arena.version = version
+        else:
+            local.chunking = "as this version was cut before"
+        arena = await self._shards.arena_for(local, version, layout, chunk_nbytes)
         local.arena, local.version, local.state, local.reason = arena, version, "filling", reason
         handle = arena.handle().model_dump_json().encode()
         if not local.opened.done():

@@ -16,7 +16,6 @@ from ray_weights import errors
 from ray_weights.actors.local_shard import LocalShard
 from ray_weights.actors.receive import Receive, Wishes
 from ray_weights.actors.remote_errors import what_happened
-from ray_weights.actors.shard_arena import ShardArena
 from ray_weights.actors.shards import Shards
 from ray_weights.actors.surroundings import ANSWER_SECONDS, HANDSHAKE_SECONDS, Surroundings
 from ray_weights.core import receiving as machine
@@ -85,7 +84,7 @@ class Pulling:
                 raise errors.LayoutMismatch(f"{local.shard}: {difference}")
             local.manifest = manifest
             local.known.set()
-            arena = await self._arena_for(local, command.version, manifest)
+            arena = await self._shards.arena_for(local, command.version, manifest.layout, manifest.chunk_nbytes)
         except errors.RayWeightsError as e:
             await self._shards.give_up(local, str(e), e)
             return
@@ -134,19 +133,6 @@ class Pulling:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(local.moved.wait(), _REPORT_AGAIN_SECONDS)
         return None
-
-    async def _arena_for(self, local: LocalShard, version: int, manifest: Manifest) -> ShardArena:
-        arenas = self._here.arenas
-        spare, local.spare = local.spare, None
-        if spare is not None and (spare.nbytes, spare.chunk_nbytes) == (manifest.nbytes, manifest.chunk_nbytes):
-            spare.version = version
-            return spare
-        if spare is not None:
-            await self._here.on_plane(lambda: arenas.free(spare))
-        await self._shards.make_room(manifest.nbytes)
-        return await self._here.on_plane(
-            lambda: arenas.create(local.shard, version, manifest.layout, manifest.chunk_nbytes)
-        )
 
     def _wishes(self, local: LocalShard) -> Wishes:
         loop = asyncio.get_running_loop()

@@ -14,6 +14,7 @@ from ray_weights.actors.local_shard import LocalShard
 from ray_weights.actors.names import NAMESPACE
 from ray_weights.actors.shard_arena import ShardArena
 from ray_weights.actors.surroundings import HANDSHAKE_SECONDS, Surroundings
+from ray_weights.core.layout import Layout
 from ray_weights.schemas import messages as m
 from ray_weights.schemas.keys import ShardKey
 
@@ -66,6 +67,21 @@ class Shards:
                 oldest = min(idle, key=lambda s: s.used_at)
                 log.info("%s v%s is freed to make room for %d bytes", oldest.shard, oldest.version, nbytes)
                 await self.drop(oldest)
+
+    async def arena_for(self, local: LocalShard, version: int, layout: Layout, chunk_nbytes: int) -> ShardArena:
+        """Memory for a shard: what was made ahead of time if that fits, else a new arena.
+
+        Raises ArenaTooLarge or LimitReached.
+        """
+        arenas = self._here.arenas
+        spare, local.spare = local.spare, None
+        if spare is not None and (spare.nbytes, spare.chunk_nbytes) == (layout.nbytes, chunk_nbytes):
+            spare.version = version
+            return spare
+        if spare is not None:
+            await self._here.on_plane(lambda: arenas.free(spare))
+        await self.make_room(layout.nbytes)
+        return await self._here.on_plane(lambda: arenas.create(local.shard, version, layout, chunk_nbytes))
 
     async def drop(self, local: LocalShard) -> None:
         """Stop serving a shard: the coordinator first, so that nobody new is sent here."""

@@ -6,6 +6,7 @@ Ray and torch are imported only by the commands that need them.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Annotated, Any
 
@@ -150,13 +151,8 @@ def status(
         if view.coordinator is None:
             raise typer.Exit(1)
         return
-    connection = connect(time.monotonic() + timeout)
-    try:
+    with connect(time.monotonic() + timeout), contextlib.suppress(KeyboardInterrupt):
         _watch(interval, timeout, as_json)
-    except KeyboardInterrupt:
-        pass
-    finally:
-        connection.close()
 
 
 def _watch(interval: float, timeout: float, as_json: bool) -> None:

@@ -35,8 +35,7 @@ def start(settings: ServiceSettings, timeout: float) -> Started:
         RayWeightsError: one runs with another value of a setting that was asked for.
     """
     deadline = time.monotonic() + timeout
-    connection = connect(deadline)
-    try:
+    with connect(deadline):
         already = find_coordinator() is not None
         coordinator: Any = ensure_coordinator(settings, deadline)
         running = ServiceSettings.model_validate_json(ask(coordinator.service_settings.remote(), deadline))
@@ -49,8 +48,6 @@ def start(settings: ServiceSettings, timeout: float) -> Started:
         record = coordinator_status(coordinator, deadline)
         address = ray.get_runtime_context().gcs_address
         return Started(already_running=already, address=address, epoch=record.epoch, settings=running)
-    finally:
-        connection.close()
 
 
 def setting_conflicts(asked: ServiceSettings, running: ServiceSettings) -> tuple[str, ...]:
@@ -69,8 +66,7 @@ def end(timeout: float) -> Ended:
         CoordinatorUnavailable: no cluster, or some of them are still there after the timeout.
     """
     deadline = time.monotonic() + timeout
-    connection = connect(deadline)
-    try:
+    with connect(deadline):
         view = read_cluster(min(deadline, time.monotonic() + timeout / 3))
         held = [p for a in view.actors for p in a.progress]
         coordinator, ended = False, set[str]()
@@ -96,8 +92,6 @@ def end(timeout: float) -> Ended:
             shards=len(held),
             nbytes=sum(p.nbytes for p in held),
         )
-    finally:
-        connection.close()
 
 
 def drop(query: str, version: int | None, timeout: float) -> DropResult:
@@ -108,30 +102,28 @@ def drop(query: str, version: int | None, timeout: float) -> DropResult:
         CoordinatorUnavailable: no cluster, no coordinator, or no answer in time.
     """
     deadline = time.monotonic() + timeout
-    connection = connect(deadline)
-    try:
-        record = coordinator_status(running_coordinator(), deadline)
-        to_drop, busy = copies(query, version, record)
-        actors = transfer_actors_by_name()
-        actor_of = {m.member: m.actor_name for m in record.members}
-        calls: dict[str, Any] = {}
-        problems: dict[str, str] = {}
-        for number, copy in enumerate(to_drop):
-            handle = actors.get(actor_of.get(copy.member, ""))
-            if handle is None:
-                problems[str(number)] = "its transfer actor is gone"
-            else:
-                calls[str(number)] = handle.drop.remote(copy.shard.model_dump_json().encode(), copy.version)
-        problems |= {n: a for n, a in gather(calls, deadline).items() if isinstance(a, str)}
-        failed = tuple(
-            c.model_copy(update={"problem": problems[str(n)]}) for n, c in enumerate(to_drop) if str(n) in problems
-        )
-        dropped = tuple(c for n, c in enumerate(to_drop) if str(n) not in problems)
-        return DropResult(query=query, dropped=dropped, failed=failed, busy=busy)
-    except RayActorError as e:
-        raise CoordinatorUnavailable(str(e)) from e
-    finally:
-        connection.close()
+    with connect(deadline):
+        try:
+            record = coordinator_status(running_coordinator(), deadline)
+            to_drop, busy = copies(query, version, record)
+            actors = transfer_actors_by_name()
+            actor_of = {m.member: m.actor_name for m in record.members}
+            calls: dict[str, Any] = {}
+            problems: dict[str, str] = {}
+            for number, copy in enumerate(to_drop):
+                handle = actors.get(actor_of.get(copy.member, ""))
+                if handle is None:
+                    problems[str(number)] = "its transfer actor is gone"
+                else:
+                    calls[str(number)] = handle.drop.remote(copy.shard.model_dump_json().encode(), copy.version)
+            problems |= {n: a for n, a in gather(calls, deadline).items() if isinstance(a, str)}
+            failed = tuple(
+                c.model_copy(update={"problem": problems[str(n)]}) for n, c in enumerate(to_drop) if str(n) in problems
+            )
+            dropped = tuple(c for n, c in enumerate(to_drop) if str(n) not in problems)
+            return DropResult(query=query, dropped=dropped, failed=failed, busy=busy)
+        except RayActorError as e:
+            raise CoordinatorUnavailable(str(e)) from e
 
 
 def copies(

@@ -32,6 +32,10 @@ class ReceiverOptions:
     """Each read given up on before anything ever arrived doubles the patience for the next, up to this
     factor."""
 
+    def stalled_after(self, chunk_seconds: float) -> float:
+        """Seconds without a sign of life, of an upstream that has shown that it takes `chunk_seconds` for a chunk."""
+        return max(self.stall_seconds, 8 * chunk_seconds)
+
 
 @dataclass(slots=True)
 class Link:
@@ -47,8 +51,8 @@ class Link:
     """The page, one string per stripe."""
     page_due: float | None = None
     """When the page read that is under way was to start."""
-    in_flight: dict[int, float] = field(default_factory=dict)
-    """Chunk -> when its read was started."""
+    in_flight: set[int] = field(default_factory=set)
+    """Chunks whose reads have begun and not ended."""
     news_at: float = 0.0
     """When its page last showed something new, or a chunk arrived."""
     arrived_at: float = 0.0
@@ -62,7 +66,6 @@ class Link:
     reported: bool = False
     reopen: bool = False
     """Connect anew once the last read has ended."""
-
     complete: bool = False
     """Its page shows every chunk."""
     _service_seconds: float = 0.0
@@ -90,12 +93,12 @@ class Link:
     def started(self, chunk: int, now: float, spacing: float) -> None:
         if not self.in_flight:
             self.arrived_at = now  # the stall clock starts with the first read in flight
-        self.in_flight[chunk] = now
+        self.in_flight.add(chunk)
         self._next_start_at = now + spacing * self._service_seconds
 
     def ended(self, chunk: int, now: float) -> None:
         """A read has ended, well or badly."""
-        del self.in_flight[chunk]
+        self.in_flight.remove(chunk)
         took = now - self.arrived_at
         self.busy_seconds += took
         self.arrived_at = now
@@ -113,8 +116,10 @@ class Link:
         """
         if not self.in_flight or spacing == 0:
             return True
-        self.held_back = bool(self.arrived) and now < self._next_start_at
-        return bool(self.arrived) and not self.held_back
+        if not self.arrived:
+            return False  # the first chunk shows how long one takes
+        self.held_back = now < self._next_start_at
+        return not self.held_back
 
     def starts_again_at(self) -> float:
         """When a read that was held back may begin; infinity while none is."""
@@ -126,7 +131,7 @@ class Link:
             return float("inf")
         if self.page is None:
             return self.page_due + options.first_chunk_seconds
-        return self.page_due + max(options.stall_seconds, 8 * chunk_seconds)
+        return self.page_due + options.stalled_after(chunk_seconds)
 
     def gives_up_at(self, options: ReceiverOptions, chunk_seconds: float, patience: float, owes: bool) -> float:
         """When to stop waiting for what this upstream owes; infinity when it owes nothing.
@@ -134,10 +139,9 @@ class Link:
         `patience` is a factor for reads before any has arrived; `owes`: whether chunks that it serves are missing.
         """
         if self.in_flight:
-            seconds = patience * options.first_chunk_seconds
-            if self.arrived:
-                seconds = max(options.stall_seconds, 8 * chunk_seconds)
-            return self.arrived_at + seconds
+            if not self.arrived:
+                return self.arrived_at + patience * options.first_chunk_seconds
+            return self.arrived_at + options.stalled_after(chunk_seconds)
         if self.leaving:
             return float("inf")
         if not self.connected:

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from ray.cluster_utils import Cluster
 
+_ATTEMPTS = 3
+
 
 @contextmanager
 def ray_directory(environment: pytest.MonkeyPatch) -> Iterator[Path]:
@@ -47,6 +49,3 @@ def start_nodes(head: dict[str, Any], others: dict[str, Any], count: int) -> Clu
         else:
             return cluster
     raise AssertionError("unreachable")
-
-
-_ATTEMPTS = 3

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from ray_weights.core import receiving as r
 from ray_weights.core.link import ReceiverOptions
-from ray_weights.core.page import PageIdentity, PageState, mark_ready, page_nbytes, parse_page, write_header
 from ray_weights.core.receiver import Receiver
 from ray_weights.schemas import messages as m
 from ray_weights.schemas.members import Holding, MemberInfo, ReceiveStats, Receiving
+from tests.simulation.arenas import Arena, Arenas, right
+from tests.simulation.reads import Reads
 from tests.simulation.world import SHARD
 
 if TYPE_CHECKING:
@@ -21,42 +21,6 @@ GRANT_SECONDS = 5.0
 """How long a member that has yet to make its arena keeps a reader waiting for a lease."""
 OPTIONS = ReceiverOptions(measure_chunks=4)
 State = Literal["new", "asked", "waiting", "receiving", "loading", "sealing", "ready", "ended"]
-
-
-def right(chunk: int) -> str:
-    """What a chunk should contain."""
-    return f"chunk {chunk}"
-
-
-@dataclass(slots=True)
-class Arena:
-    """Memory of one shard, with its page; whoever reads needs a lease."""
-
-    identity: PageIdentity
-    contents: list[str]
-    page: bytearray
-    leases: dict[str, str] = field(default_factory=dict)
-    """Lease -> reader."""
-    freed: bool = False
-    closed: bool = False
-
-    def advertise(self, chunk: int) -> None:
-        mark_ready(memoryview(self.page), chunk)
-
-    def header(self, state: PageState) -> None:
-        write_header(memoryview(self.page), self.identity, state, len(self.contents))
-
-
-@dataclass(slots=True)
-class Link:
-    """A lease that was granted."""
-
-    upstream: str
-    lease: str
-    arena: Arena
-    reads: int = 0
-    """One-sided reads that have not ended, given up on or not."""
-    left: bool = False
 
 
 class Member:
@@ -76,21 +40,21 @@ class Member:
         self._joins = 0
         self._joining: set[int] = set()
         self._held: list[m.Command] = []
-        self.arena: Arena | None = None
+        self.arenas = Arenas(self.name, world.faults.chunks, world.seal().manifest_digest)
         self.receiver: Receiver | None = None
         self.upstreams: tuple[str, ...] = ()
         self._frozen_until = 0.0
         self._deferred: list[Callable[[], None]] = []
-        self._links: dict[str, Link] = {}
-        self._wanted: dict[str, int] = {}
-        """Upstream -> serial of the newest connect."""
-        self._old_arenas: list[Arena] = []
-        self._arenas_made = 0
-        self._connects = 0
+        self._reads = Reads(self)
         self._tick_at = float("inf")
         self.deadline = world.faults.quiet_at + world.PATIENCE - 20
 
     # The process
+
+    @property
+    def arena(self) -> Arena | None:
+        """What it serves, or receives into."""
+        return self.arenas.current
 
     def freeze(self, until: float) -> None:
         self._frozen_until = max(self._frozen_until, until)
@@ -229,10 +193,10 @@ class Member:
             self.post(lambda epoch: m.OriginError(epoch=epoch, member=self.name, shard=SHARD, version=1, error="disk"))
             self._end("error: disk")
             return
-        self.arena = self._new_arena()
+        arena = self.arenas.make()
         for chunk in range(self.world.faults.chunks):
-            self.arena.contents[chunk] = right(chunk)
-            self.arena.advertise(chunk)
+            arena.contents[chunk] = right(chunk)
+            arena.advertise(chunk)
         self.state = "sealing"
         self.post(self._sealed)
 
@@ -243,39 +207,17 @@ class Member:
         bad = sum(have != right(c) for c, have in enumerate(self.arena.contents))
         self.post(lambda epoch: m.Reverified(epoch=epoch, member=self.name, shard=SHARD, version=1, bad_chunks=bad))
         if bad:
-            self._close(self.arena)
-            self.arena, self.state = None, "ended"
+            self.arenas.close()
+            self.state = "ended"
 
     def drop(self) -> None:
         if self.state == "ready" and self.arena is not None:
             self.world.tell(f"{self.name} drops it")
-            self._close(self.arena)
-            self.arena, self.state = None, "ended"
+            self.arenas.close()
+            self.state = "ended"
             self.post(self._dropped)
 
     # Serving
-
-    def _new_arena(self) -> Arena:
-        self._arenas_made += 1
-        chunks = self.world.faults.chunks
-        identity = PageIdentity(1, self.world.seal().manifest_digest, f"{self._arenas_made}:{self.name}"[:16])
-        arena = Arena(identity, ["nothing"] * chunks, bytearray(page_nbytes(chunks)))
-        arena.header(PageState.SERVING)
-        return arena
-
-    def _close(self, arena: Arena, state: PageState = PageState.CLOSED) -> None:
-        """Serve it no longer; free it once the last lease on it has ended."""
-        arena.header(state)
-        arena.closed = True
-        self._old_arenas.append(arena)
-        self._free_unleased()
-
-    def _free_unleased(self) -> None:
-        for arena in [a for a in self._old_arenas if not a.leases]:
-            self._old_arenas.remove(arena)
-            arena.freed = True
-            arena.contents = ["freed"] * len(arena.contents)
-            arena.page = bytearray(len(arena.page))
 
     def grant(self, reader: str, lease: str, answer: Callable[[Arena | None], None], since: float) -> None:
         """A lease, at once or as soon as there is an arena: a child may ask before its parent has heard of
@@ -287,20 +229,6 @@ class Member:
             answer(None)
         else:
             self.after(0.05, lambda: self.grant(reader, lease, answer, since))
-
-    def release(self, lease: str) -> None:
-        for arena in [self.arena, *self._old_arenas]:
-            if arena is not None:
-                arena.leases.pop(lease, None)
-        self._free_unleased()
-
-    def peer_died(self, name: str) -> None:
-        """A reader's leases end with it; an upstream's reads fail by themselves."""
-        for arena in [self.arena, *self._old_arenas]:
-            if arena is not None:
-                for lease in [x for x, reader in arena.leases.items() if reader == name]:
-                    del arena.leases[lease]
-        self._free_unleased()
 
     # Receiving
 
@@ -314,7 +242,7 @@ class Member:
         self.world.require(self.name not in command.upstreams, "told to read from itself")
         self.upstreams = command.upstreams
         if self.receiver is None:
-            self.arena = self._new_arena()
+            self.arenas.make()
             self.receiver = Receiver(self.world.faults.chunks, self.world.now, OPTIONS)
         self.state = "receiving"
         self.handle(r.Assigned(command.upstreams))
@@ -344,13 +272,13 @@ class Member:
     def _carry_out(self, command: r.Command) -> None:
         match command:
             case r.Connect(upstream):
-                self._connect(upstream)
+                self._reads.connect(upstream)
             case r.Disconnect(upstream):
-                self._disconnect(upstream)
+                self._reads.disconnect(upstream)
             case r.ReadPage(upstream, at):
-                self.world.at(at, lambda: self.soon(lambda: self._read_page(upstream)))
+                self.world.at(at, lambda: self.soon(lambda: self._reads.read_page(upstream)))
             case r.ReadChunk(chunk, upstream, generation):
-                self._read_chunk(chunk, upstream, generation)
+                self._reads.read_chunk(chunk, upstream, generation)
             case r.Verify(chunk, generation):
                 self.after(0.001, lambda: self._verify(chunk, generation))
             case r.Advertise(chunk):
@@ -386,132 +314,6 @@ class Member:
             )
         )
 
-    def _connect(self, upstream: str) -> None:
-        self._connects += 1
-        serial, receiver = self._connects, self.receiver
-        lease = f"{self.name}/{serial}"
-        self._wanted[upstream] = serial
-        world = self.world
-
-        def asked() -> None:
-            peer = world.members.get(upstream)
-            if peer is None:
-                world.after(0.03, lambda: answer(None, "dead"))
-                return
-
-            def granted(arena: Arena | None) -> None:
-                world.after(0.0005, lambda: answer(arena, "stale"))
-
-            peer.soon(lambda: peer.grant(self.name, lease, granted, world.now) if self.alive else None)
-
-        def answer(arena: Arena | None, kind: m.LossKind) -> None:
-            self.soon(lambda: answered(arena, kind))
-
-        def answered(arena: Arena | None, kind: m.LossKind) -> None:
-            if self.receiver is not receiver or self._wanted.get(upstream) != serial:
-                self._release(upstream, lease)  # granted too late
-            elif arena is None:
-                self.handle(r.LinkFailed(upstream, kind, "no lease"))
-            else:
-                self._links[upstream] = Link(upstream, lease, arena)
-                self.handle(r.Connected(upstream))
-
-        world.after(0.0005, asked)
-
-    def _disconnect(self, upstream: str) -> None:
-        self._wanted.pop(upstream, None)
-        link = self._links.pop(upstream, None)
-        if link is not None:
-            link.left = True
-            self._release_if_idle(link)
-
-    def _release_if_idle(self, link: Link) -> None:
-        """A read that was given up on still touches the source's memory: the lease outlives it."""
-        if link.left and not link.reads:
-            self._release(link.upstream, link.lease)
-
-    def _release(self, upstream: str, lease: str) -> None:
-        def there() -> None:
-            peer = self.world.members.get(upstream)
-            if peer is not None:
-                peer.soon(lambda: peer.release(lease))
-
-        self.world.after(0.0005, there)
-
-    def _read_page(self, upstream: str) -> None:
-        link, receiver = self._links.get(upstream), self.receiver
-        if link is None:
-            return
-
-        def done() -> None:
-            if self.receiver is not receiver or self._links.get(upstream) is not link:
-                return
-            page = parse_page(bytes(link.arena.page), link.arena.identity)
-            if isinstance(page, str):
-                self.handle(r.LinkFailed(upstream, "stale", page))
-            else:
-                self.handle(r.PageSeen(upstream, page))
-
-        def failed() -> None:
-            if self.receiver is receiver and self._links.get(upstream) is link:
-                self.handle(r.LinkFailed(upstream, "dead", "connection reset"))
-
-        self._one_sided(upstream, 0.0003, link, done, failed)
-
-    def _read_chunk(self, chunk: int, upstream: str, generation: int) -> None:
-        link, receiver, mine = self._links.get(upstream), self.receiver, self.arena
-        assert link is not None and mine is not None, "a read without a lease"
-        broken = self.world.chance(self.world.faults.corrupt)
-
-        def done() -> None:
-            # The bytes land in the memory that the read was started for, whatever has become of it.
-            mine.contents[chunk] = "broken" if broken else link.arena.contents[chunk]
-            self.soon(lambda: self.receiver is receiver and self.handle(r.Arrived(chunk, generation)))
-
-        def failed() -> None:
-            mine.contents[chunk] = "half"
-            if self.receiver is receiver:
-                self.handle(r.ReadFailed(chunk, generation, "connection reset"))
-
-        if self.world.chance(self.world.faults.read_error):
-            self.after(0.01, failed)
-            return
-        seconds = (
-            self.world.faults.chunk_seconds
-            * self.world.rng.uniform(0.5, 1.5)
-            / min(self.speed, self._speed_of(upstream))
-        )
-        self._one_sided(upstream, seconds, link, done, failed)
-
-    def _speed_of(self, upstream: str) -> float:
-        peer = self.world.members.get(upstream)
-        return peer.speed if peer else 1.0
-
-    def _one_sided(
-        self, upstream: str, seconds: float, link: Link, done: Callable[[], None], failed: Callable[[], None]
-    ) -> None:
-        """A read without any code running at the source: it needs its process alive and not frozen."""
-        world = self.world
-        link.reads += 1
-
-        def end() -> None:
-            if not self.alive:
-                return
-            peer = world.members.get(upstream)
-            if peer is None:
-                link.reads -= 1
-                self.after(0.03, failed)
-                return
-            if peer.frozen:
-                world.at(peer._frozen_until + 0.001, end)
-                return
-            world.require(not link.arena.freed, f"{self.name} reads memory that {upstream} has freed under its lease")
-            link.reads -= 1
-            done()
-            self.soon(lambda: self._release_if_idle(link))
-
-        world.after(seconds, end)
-
     def _verify(self, chunk: int, generation: int) -> None:
         if self.receiver is None or self.arena is None or generation != self.receiver.generation:
             return
@@ -519,13 +321,8 @@ class Member:
         self.handle(r.Verified(chunk, generation) if good else r.Corrupt(chunk, generation))
 
     def _relocate(self, generation: int, verified: tuple[int, ...], detail: str) -> None:
-        assert self.arena is not None
         self.world.tell(f"{self.name} leaves its arena: {detail}")
-        old, self.arena = self.arena, self._new_arena()
-        for chunk in verified:
-            self.arena.contents[chunk] = old.contents[chunk]
-            self.arena.advertise(chunk)
-        self._close(old, PageState.MOVED)
+        self.arenas.move(verified)
         receiver = self.receiver
         self.after(0.05, lambda: self.receiver is receiver and self.handle(r.Relocated(generation)))
 
@@ -534,7 +331,7 @@ class Member:
         wrong = [c for c, have in enumerate(self.arena.contents) if have != right(c)]
         self.world.require(not wrong, f"{self.name} is ready with wrong chunks {wrong}")
         self.world.require(self.honest, f"{self.name} is ready with another layout")
-        self.world.require(not self._links or self.receiver.done, "ready while it still reads")
+        self.world.require(not self._reads.upstreams, "ready while it still reads")
         self.receiver = None
         self.state = "ready"
         self._end("received")
@@ -542,13 +339,9 @@ class Member:
 
     def _stop_receiving(self) -> None:
         """Leave everything: what is in flight may still be written, so the arena is never used again."""
-        for upstream in list(self._links):
-            self._disconnect(upstream)
-        self._wanted.clear()
+        self._reads.disconnect_all()
         self.receiver = None
-        if self.arena is not None:
-            self._close(self.arena)
-            self.arena = None
+        self.arenas.close()
 
     # Ending
 

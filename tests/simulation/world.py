@@ -269,7 +269,7 @@ class World:
         member.alive = False
         self.tell(f"{name} is killed")
         for other in list(self.members.values()):
-            self.after(0.03, lambda o=other: o.soon(lambda: o.peer_died(name)))
+            self.after(0.03, lambda o=other: o.soon(lambda: o.arenas.end_leases_of(name)))
 
         def noticed() -> None:
             if self.up:

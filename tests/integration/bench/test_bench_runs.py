@@ -15,6 +15,7 @@ import pytest
 from benchmarks.checks import what_is_missing
 from benchmarks.network import PREFIX, Network
 from benchmarks.results import Results
+from tests.integration.faults.record import Row, keep
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 COMMAND = (sys.executable, "-m", "benchmarks", "--quick")
@@ -48,7 +49,9 @@ def test_links_are_shaped_in_both_directions_and_their_bytes_are_counted() -> No
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @needs_namespaces
-def test_a_small_run_measures_bytes_that_crossed_the_links_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_small_run_measures_bytes_that_crossed_the_links_and_leaves_nothing_behind(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     output = tmp_path / "results.json"
     command = [*COMMAND, "--only", "lone,once-3,killed,cut", "--output", str(output)]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
@@ -62,7 +65,22 @@ def test_a_small_run_measures_bytes_that_crossed_the_links_and_leaves_nothing_be
         assert trial.origin_sent < 1.2 * trial.nbytes, "the origin sent more than one copy"
     (cut,) = results.of("cut")
     assert len(cut.seconds) == 2, "both that read from behind the cut link have everything, and verified"
-    assert dict(cut.facts)["read_again"] <= results.window * results.chunk_nbytes, "more than one window read twice"
+    facts = dict(cut.facts)
+    assert facts["read_again"] <= results.window * results.chunk_nbytes, "more than one window read twice"
+    assert facts["wrong_bytes"] == dict(results.of("killed")[0].facts)["wrong_bytes"] == 0
+    (calm,) = results.of("once-3")
+    keep(
+        Row(
+            fault="an upstream's link is cut",
+            how="packets of its network namespace are lost both ways from half-way on, until those behind it are done",
+            happened=f"they move after {facts['moved_after']:.1f} s; the one cut off goes on when its link is back",
+            added_seconds=round(cut.span - calm.span, 1),
+            read_again_nbytes=int(facts["read_again"]),
+            wrong_bytes=int(facts["wrong_bytes"]),
+            test=request.node.nodeid,
+        ),
+        request.config,
+    )
     assert namespaces_of(run.pid) == []
 
 

@@ -12,7 +12,8 @@ from ray.cluster_utils import Cluster
 from ray_weights.config import ServiceSettings
 from tests.integration.clusters import ray_directory, start_nodes
 from tests.integration.faults.engines import MiB, Weights
-from tests.integration.faults.fleet import PATIENCE, Fleet, arenas_of, processes_in, wait_until
+from tests.integration.faults.fleet import PATIENCE, Fleet, wait_until
+from tests.integration.faults.processes import arenas_of, processes_in
 from tests.integration.faults.record import Recorder
 
 SETTINGS = ServiceSettings(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 from ray.actor import ActorHandle
 from ray.cluster_utils import Cluster
@@ -24,6 +25,7 @@ from ray_weights.schemas.keys import ShardKey
 from ray_weights.schemas.members import MemberInfo
 from ray_weights.schemas.status import CoordinatorStatus, StoryLine, TransferProgress, VersionStatus
 from tests.integration.faults.engines import Engine, MiB, Weights
+from tests.integration.faults.processes import arenas_of, is_alive, processes_in
 
 PATIENCE = 90.0
 """Seconds after which a condition that never comes true fails a test."""
@@ -37,14 +39,6 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = PATIENC
             return found
         time.sleep(every)
     raise AssertionError(f"after {seconds:.0f} s: not {what}")
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state != "Z"
 
 
 @dataclass(slots=True)
@@ -241,7 +235,7 @@ class Fleet:
         """The raylet of a host (not the head) and every process of it."""
         node = next(n for n in self.cluster.worker_nodes if n.node_id == self.node_ids[index])
         raylet = node.all_processes["raylet"][0].process.pid
-        return [raylet, *descendants(raylet)]
+        return [raylet, *(child.pid for child in psutil.Process(raylet).children(recursive=True))]
 
     def replace_node(self, index: int) -> None:
         """A new node in the place of one that was killed."""
@@ -290,8 +284,10 @@ class Fleet:
 
     def _one_transfer_actor_each(self) -> bool:
         """No second process of a transfer actor, nor one that is frozen; killed ones are gone."""
-        states = [state for name, state in processes_in(Path(os.environ["RAY_TMPDIR"])) if "TransferActor" in name]
-        return len(states) == len(self.hosts) and "T" not in states
+        states = [
+            state for command, state in processes_in(Path(os.environ["RAY_TMPDIR"])) if "TransferActor" in command
+        ]
+        return len(states) == len(self.hosts) and psutil.STATUS_STOPPED not in states
 
     def _drop(self, index: int, weights: Weights) -> bool:
         p = self.progress(index, weights)
@@ -300,54 +296,3 @@ class Fleet:
             with contextlib.suppress(RayError):
                 ray.get(self.transfer(index).drop.remote(key, p.version), timeout=PATIENCE)
         return self.progress(index, weights) is None
-
-
-def descendants(pid: int) -> list[int]:
-    """Children of a process, and theirs."""
-    parents: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-    found, left = [], [pid]
-    while left:
-        parent = left.pop()
-        below = [p for p, its_parent in parents.items() if its_parent == parent]
-        found += below
-        left += below
-    return found
-
-
-def processes_in(directory: Path) -> list[tuple[str, str]]:
-    """(command line, state) of the processes of the cluster that writes to this directory, this one apart."""
-    mark = f"RAY_TMPDIR={directory}".encode()
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        with contextlib.suppress(OSError):
-            if mark in (entry / "environ").read_bytes().split(b"\0"):
-                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                found.append((command, (entry / "stat").read_text().rpartition(")")[2].split()[0]))
-    return [(command, state) for command, state in found if state != "Z"]
-
-
-def arenas_of(node_ids: tuple[str, ...]) -> list[str]:
-    """ "pid arena-id size" of every arena of these nodes that some process holds."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            links = list((entry / "fd").iterdir())
-        except OSError:
-            continue
-        for link in links:
-            with contextlib.suppress(OSError):
-                target = os.readlink(link)
-                if any(target.startswith(f"/memfd:ray_weights:{n[:12]}") for n in node_ids):
-                    found.append(f"{entry.name} {target.split(':')[2].split()[0]} {link.stat().st_size}")
-    return found
-
-
-__all__ = ["PATIENCE", "Fleet", "Host", "arenas_of", "is_alive", "wait_until"]

@@ -49,7 +49,11 @@ class Recorder:
             wrong_bytes=wrong_bytes,
             test=self.test,
         )
-        cache = self.config.cache
-        assert cache is not None
-        rows = [r for r in cache.get(CACHE_KEY, []) if (r["test"], r["fault"]) != (row.test, row.fault)]
-        cache.set(CACHE_KEY, [*rows, asdict(row)])
+        keep(row, self.config)
+
+
+def keep(row: Row, config: pytest.Config) -> None:
+    """In the place of the one that the same test kept before."""
+    assert config.cache is not None
+    rows = [r for r in config.cache.get(CACHE_KEY, []) if (r["test"], r["fault"]) != (row.test, row.fault)]
+    config.cache.set(CACHE_KEY, [*rows, asdict(row)])

@@ -1,6 +1,6 @@
 """Writes the table of docs/reliability.md from what the fault tests recorded last:
 
-python -m pytest tests/integration/faults && python -m tests.integration.faults.table
+python -m pytest tests/integration/faults tests/integration/bench && python -m tests.integration.faults.table
 """
 
 from __future__ import annotations

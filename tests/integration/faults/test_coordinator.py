@@ -85,6 +85,35 @@ def test_a_new_epoch_does_not_make_a_second_origin(fleet: Fleet, recorder: Recor
     fleet.clean_up(weights)
 
 
+def test_a_sealed_shard_that_was_not_confirmed_is_offered_to_the_next_epoch(fleet: Fleet, recorder: Recorder):
+    weights = Weights("coordinator dies at the seal")
+    first: Opening = ray.get(fleet.engine(0).open.remote(weights), timeout=PATIENCE)
+    assert first.outcome == "load"
+    coordinator = fleet.coordinator_pid()
+    fleet.freeze(coordinator)
+    sealed = fleet.engine(0).load.remote(weights)
+    wait_until(lambda: (p := fleet.progress(0, weights)) is not None and p.state == "ready", "host 0 has sealed it")
+    confirmed, _ = ray.wait([sealed], timeout=0.5)
+    assert not confirmed, "nobody has confirmed it"
+    started = time.monotonic()
+    fleet.kill(coordinator)
+    ray.get(sealed, timeout=PATIENCE)
+    waited = time.monotonic() - started
+    opening: Opening = ray.get(fleet.get(1, weights), timeout=PATIENCE)
+    assert opening.outcome == "arrived"
+    wrong = fleet.wrong_bytes(weights, 1)
+    assert wrong == 0
+    recorder.row(
+        "coordinator dies before it has confirmed a sealed shard",
+        how="SIGSTOP while the origin loads, SIGKILL once its shard is sealed",
+        happened=f"the seal is offered to the new epoch, and confirmed after {waited:.1f} s; storage is not read again",
+        openings=[opening],
+        wrong_bytes=wrong,
+        seconds=waited,
+    )
+    fleet.clean_up(weights)
+
+
 def test_a_frozen_coordinator_stops_no_transfer_and_no_deadline(fleet: Fleet, recorder: Recorder):
     weights = Weights("coordinator frozen")
     fleet.seed(0, weights)
