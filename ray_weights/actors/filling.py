@@ -122,7 +122,8 @@ class Filling:
         arena.advertise_all()
         arena.arena.seal()
         # A source before the coordinator's word is here: receivers may come sooner than that.
-        local.manifest, local.state, local.reason = manifest, "ready", "filled here"
+        how = "loaded from storage" if request.from_storage else "published"
+        local.manifest, local.state, local.reason = manifest, "ready", f"{how} on this node"
         local.known.set()
         local.served.set()
         local.accepted = asyncio.get_running_loop().create_future()

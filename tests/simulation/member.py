@@ -177,8 +177,8 @@ class Member:
     # Loading
 
     def _become_origin(self) -> None:
-        if self.state == "ready":
-            self.post(self._sealed)
+        if self.state in ("ready", "sealing"):
+            self.post(self._sealed)  # its word was overtaken by an older one
         if self.state in ("ready", "ended", "loading", "sealing"):
             return
         self._stop_receiving()

@@ -28,6 +28,10 @@ def test_one_that_completes_while_an_epoch_begins_is_a_source_of_the_new_one() -
     World(300966).run()
 
 
+def test_a_question_that_overtakes_the_seal_after_it_does_not_unseat_the_source() -> None:
+    World(1795351112).run()
+
+
 def test_a_seed_replays_exactly() -> None:
     first, second = World(249), World(249)
     first.run()
