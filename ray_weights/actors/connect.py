@@ -53,7 +53,8 @@ def connect(deadline: float) -> Connection:
     except CoordinatorUnavailable as e:
         raise CoordinatorUnavailable(f"{e}; {_START_IT}") from e
     try:
-        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.WARNING)
+        # Not Ray's warnings, once per command, about how the cluster is set up: `ray-weights doctor` looks at that.
+        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as e:
         raise CoordinatorUnavailable(f"no Ray cluster can be reached: {e}; {_START_IT}") from e
     if time.monotonic() > deadline:
