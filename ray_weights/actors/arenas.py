@@ -74,7 +74,11 @@ class Arenas:
         tail = tail_nbytes(len(layout.model_dump_json()), chunks)
         arena_id = f"{self._place}.{secrets.token_hex(8)}"
         arena = ShardArena(self._allocate(arena_id, layout.nbytes, tail), shard, version, layout.nbytes, chunk_nbytes)
-        self._register(arena)
+        try:
+            self._register(arena)
+        except BaseException:
+            arena.close()
+            raise
         if isinstance(arena.arena, HostArena):
             # The kernel zeroes new pages at a third of the rate at which they can be filled: start before they come.
             arena.arena.start_prefault()
@@ -87,6 +91,8 @@ class Arenas:
         new.describe(old.manifest)
         for chunk in verified:
             _copy(old.arena, new.arena, *chunk_span(chunk, old.nbytes, old.chunk_nbytes))
+        _wait_for_copies(new.arena)
+        for chunk in verified:
             new.advertise(chunk)
         new.arena.seal()
         old.leave()
@@ -95,17 +101,27 @@ class Arenas:
         log.warning("%s v%d moved to another arena with %d chunks", old.shard, old.version, len(verified))
         return new
 
-    def abandon(self, arena: ShardArena) -> bool:
-        """Stop serving from an arena that may still be written to, and keep it. Returns False: it is not clean."""
+    def abandon(self, arena: ShardArena) -> None:
+        """Stop serving from an arena that may still be written to, and keep it."""
         arena.shut()
         self._open.discard(arena)
         self._never_again.add(arena)
-        return False
 
     def free(self, arena: ShardArena) -> None:
-        """Give memory back. Only when no lease on it is out and no read into it is in flight."""
+        """Give memory back. Only when no lease on it is out; never where a read that was given up on may write."""
+        if arena not in self._open:
+            log.error("arena %s is not freed: it is not in use", arena.arena.arena_id)
+            return
         self._open.discard(arena)
-        self._never_again.discard(arena)
+        self._release(arena)
+
+    def free_left(self, arena: ShardArena) -> None:
+        """Give the memory of an arena back that was moved out of, or abandoned, now that its late reads have ended."""
+        if arena in self._never_again:
+            self._never_again.discard(arena)
+            self._release(arena)
+
+    def _release(self, arena: ShardArena) -> None:
         arena.shut()
         if arena.nbytes:
             self._transport.deregister(arena.data)
@@ -142,7 +158,12 @@ class Arenas:
     def _register(self, arena: ShardArena) -> None:
         if arena.nbytes:
             self._transport.register(arena.data)
-        self._transport.register(arena.arena.tail_region)
+        try:
+            self._transport.register(arena.arena.tail_region)
+        except BaseException:
+            if arena.nbytes:
+                self._transport.deregister(arena.data)
+            raise
         self._open.add(arena)
 
     def _allocate(self, arena_id: str, nbytes: int, tail: int) -> Arena:
@@ -158,6 +179,14 @@ def _copy(source: Arena, target: Arena, offset: int, nbytes: int) -> None:
         target.view(offset, nbytes)[:] = source.view(offset, nbytes)
     else:
         target.tensor()[offset : offset + nbytes] = source.tensor()[offset : offset + nbytes]
+
+
+def _wait_for_copies(arena: Arena) -> None:
+    """Copies in device memory are only queued so far, and others read it as soon as it is advertised."""
+    if not isinstance(arena, HostArena):
+        import torch
+
+        torch.cuda.synchronize(arena.data.device_index)
 
 
 def _not_taken(arena: Arena) -> int:

@@ -37,6 +37,8 @@ class Coordinator:
         self._started_at = self._now()
         self._calls = 0
         self._handles: dict[str, ActorHandle] = {}
+        self._watched: dict[str, asyncio.Event] = {}
+        """Members that wait for the end of this process."""
         self._watches: set[asyncio.Task[None]] = set()
         self._alarm: asyncio.TimerHandle | None = None
         expected = frozenset(
@@ -77,9 +79,14 @@ class Coordinator:
         self._calls += 1
         self._send(self._registry.handle(EVENT.validate_json(event), self._now()))
 
-    async def watch(self) -> None:
-        """Never returns: whoever waits for it learns of this actor's end the moment it happens."""
-        await asyncio.Event().wait()
+    async def watch(self, member: str) -> None:
+        """Whoever waits for it learns of this actor's end the moment it happens.
+
+        Returns when the member is taken for dead, or asks again: each call that waits takes one of the actor's slots.
+        """
+        self._end_watch(member)
+        ended = self._watched[member] = asyncio.Event()
+        await ended.wait()
 
     # People
 
@@ -136,11 +143,12 @@ class Coordinator:
         task.add_done_callback(self._watches.discard)
 
     async def _until_dead(self, member: str, handle: ActorHandle) -> None:
-        lost: Exception | None = None
         try:
             await handle.watch.remote()
+            return  # it has joined again, and is watched anew
         except RayError as e:
             lost = e
+        self._end_watch(member)
         if self._handles.pop(member, None) is not None:
             log.warning("transfer actor %s died: %s", member, lost)
             self._send(self._registry.member_died(member, self._now()))
@@ -148,6 +156,10 @@ class Coordinator:
             # Restarted, then it joins by itself; but should only the connection have been lost, it does not know.
             with contextlib.suppress(RayError):
                 await handle.new_epoch.remote()
+
+    def _end_watch(self, member: str) -> None:
+        if member in self._watched:
+            self._watched.pop(member).set()
 
     async def _call_in(self, actor_name: str) -> None:
         """Tell a transfer actor of an earlier epoch that a new one has begun."""

@@ -27,7 +27,8 @@ _MOST_HELD = 4096
 class CoordinatorLink:
     """Lives on the actor's event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, member: str) -> None:
+        self._member = member
         self._describe: Callable[[], Join]
         self._when_joined: Callable[[], None]
         self._handle: ActorHandle | None = None
@@ -119,7 +120,7 @@ class CoordinatorLink:
 
         async def watch() -> None:
             try:
-                await handle.watch.remote()
+                await handle.watch.remote(self._member)
             except RayError:
                 return
 

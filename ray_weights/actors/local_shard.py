@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -29,9 +30,15 @@ class LocalShard:
     """None until the coordinator has named one."""
     layout: Layout | None
     may_load: bool
+    published: bool = False
+    """A caller publishes it: the coordinator hears of it when it is sealed."""
+    question: int = 0
+    """Which question for the newest version it was made for; 0 where a version was named."""
     state: State = "asked"
     reason: str = ""
     arena: ShardArena | None = None
+    preparing: asyncio.Future[None] | None = None
+    """Done once it is known whether there is a spare."""
     spare: ShardArena | None = None
     """Made while waiting, so that its pages are there when the bytes come."""
     chunking: str = ""
@@ -44,6 +51,8 @@ class LocalShard:
     """For engines of this device that wait while another one fills the arena."""
     filler: int | None = None
     """Process that fills the arena."""
+    unwatch: Callable[[], None] | None = None
+    """Stops waiting for the end of that process."""
     seal_request: SealRequest | None = None
     accepted: asyncio.Future[None] | None = None
     """Set while a seal waits for the coordinator's word."""
@@ -55,6 +64,8 @@ class LocalShard:
     """Set when the coordinator has named upstreams anew."""
     asked: bool = False
     """Whether the coordinator has heard of it."""
+    told: bool = False
+    """Whether it was part of what this member has said of itself when it joined last."""
     waiters: int = 0
     upstreams: tuple[str, ...] = ()
     leases: dict[str, str] = field(default_factory=dict)
@@ -63,6 +74,23 @@ class LocalShard:
     """The upstream that was lost last."""
     since: float = field(default_factory=time.monotonic)
     used_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def under_way(self) -> bool:
+        """Whether nobody here has what it takes yet: not the bytes, nor an arena that a process fills."""
+        unfilled = self.state == "filling" and self.filler is None and not self.published
+        return unfilled or self.state in ("asked", "waiting", "receiving")
+
+    @property
+    def unconfirmed(self) -> bool:
+        """Sealed, and the coordinator's word of it is not here yet."""
+        return self.accepted is not None and not self.accepted.done()
+
+    def stop_watching(self) -> None:
+        """The process that fills it, or has filled it, may end."""
+        unwatch, self.unwatch = self.unwatch, None
+        if unwatch is not None:
+            unwatch()
 
     @property
     def serving(self) -> ShardArena | None:
@@ -78,7 +106,13 @@ class LocalShard:
     def receiving(self) -> Receiving | None:
         if self.state != "receiving" or self.manifest is None or self.version is None:
             return None
-        return Receiving(shard=self.shard, version=self.version, seal=self.manifest.seal(), upstreams=self.upstreams)
+        return Receiving(
+            shard=self.shard,
+            version=self.version,
+            seal=self.manifest.seal(),
+            upstreams=self.upstreams,
+            may_load=self.may_load,
+        )
 
     def loading(self) -> Loading | None:
         """Only what the coordinator was asked for: of what a caller publishes it hears when it is sealed."""

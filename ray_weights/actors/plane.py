@@ -7,6 +7,7 @@ the actor's event loop goes through Wishes. It sleeps until the next thing is du
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 import time
@@ -38,15 +39,15 @@ class DataPlane:
         self._late: list[tuple[list[ReadTicket], Future[None]]] = []
         """Reads that were given up on, done when they have ended."""
         self._stopping = False
-        self._thread = threading.Thread(target=self._loop, name="data-plane", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="data-plane", daemon=True)
         self._thread.start()
 
     def post(self, work: Callable[[], None]) -> None:
         """Run `work` on the data plane's thread, soon. Callable from any thread."""
         self._inbox.put(work)
 
-    def call(self, work: Callable[[], T], timeout: float = 60.0) -> T:
-        """As post(), and wait for the result or its exception."""
+    def submit(self, work: Callable[[], T]) -> Future[T]:
+        """As post(), with the result or its exception."""
         done: Future[T] = Future()
 
         def run() -> None:
@@ -56,8 +57,12 @@ class DataPlane:
                 done.set_exception(e)
 
         self.post(run)
+        return done
+
+    def call(self, work: Callable[[], T], timeout: float = 60.0) -> T:
+        """As submit(), and wait for it. Raises DeadlineExceeded; the work is done nevertheless."""
         try:
-            return done.result(timeout)
+            return self.submit(work).result(timeout)
         except TimeoutError as e:
             raise DeadlineExceeded(f"the data plane did not answer within {timeout:.0f} s") from e
 
@@ -84,8 +89,17 @@ class DataPlane:
         self._thread.join(timeout=5)
         self.verifiers.shutdown(wait=False, cancel_futures=True)
 
-    def _loop(self) -> None:
+    def _run(self) -> None:
         name_this_thread("rw-data-plane")
+        try:
+            self._loop()
+        except BaseException:
+            # Without this thread the actor would answer and do nothing. Ray starts it anew, and its shards are found.
+            log.critical("the data plane has failed: the process ends", exc_info=True)
+            logging.shutdown()
+            os._exit(1)
+
+    def _loop(self) -> None:
         sleep = _LONGEST_SLEEP
         while not self._stopping:
             self._take_in(sleep)

@@ -19,12 +19,13 @@ from ray_weights.actors.remote_errors import what_happened
 from ray_weights.actors.shards import Shards
 from ray_weights.actors.surroundings import ANSWER_SECONDS, HANDSHAKE_SECONDS, Surroundings
 from ray_weights.core import receiving as machine
-from ray_weights.core.layout import first_difference
+from ray_weights.core.layout import Layout, first_difference
 from ray_weights.core.link import ReceiverOptions
 from ray_weights.core.manifest import Manifest, choose_chunk_nbytes
 from ray_weights.schemas import messages as m
 from ray_weights.schemas.leases import Lease, LeaseRequest
 from ray_weights.schemas.members import ReceiveStats
+from ray_weights.schemas.messages import LossKind
 
 log = logging.getLogger(__name__)
 _REPORT_AGAIN_SECONDS = 2.0
@@ -61,8 +62,16 @@ class Pulling:
     async def prepare(self, local: LocalShard, version: int, rate: float) -> None:
         """Make the arena while the origin still loads, so that its pages are there when the bytes come."""
         layout = local.layout
-        if layout is None or local.spare is not None or not layout.nbytes:
+        if layout is None or local.spare is not None or local.preparing is not None or not layout.nbytes:
             return
+        local.preparing = asyncio.get_running_loop().create_future()
+        try:
+            await self._prepare(local, version, layout, rate)
+        finally:
+            local.preparing.set_result(None)
+            local.preparing = None
+
+    async def _prepare(self, local: LocalShard, version: int, layout: Layout, rate: float) -> None:
         chunk_nbytes, _ = choose_chunk_nbytes(layout.nbytes, rate=rate, wanted=self._here.settings.chunk_nbytes)
         arenas = self._here.arenas
         try:
@@ -70,7 +79,7 @@ class Pulling:
         except errors.RayWeightsError as e:
             log.info("no arena is made ahead of time: %s", e)  # asked for again, with its error, when it is needed
             return
-        if local in self._shards.all and local.state == "waiting" and local.spare is None:
+        if local in self._shards.all and local.state in ("waiting", "receiving", "filling") and local.arena is None:
             local.spare = spare
         else:
             await self._here.on_plane(lambda: arenas.free(spare))
@@ -85,15 +94,17 @@ class Pulling:
             local.manifest = manifest
             local.known.set()
             arena = await self._shards.arena_for(local, command.version, manifest.layout, manifest.chunk_nbytes)
-        except errors.RayWeightsError as e:
-            await self._shards.give_up(local, str(e), e)
+            if local not in self._shards.all or local.state != "receiving":
+                await self._here.on_plane(lambda: self._here.arenas.free(arena))
+                return
+            local.arena = arena
+            arena.describe(manifest)
+            arena.arena.seal()
+        except Exception as e:  # also what the system says: too many open files, no memory
+            log.warning("%s cannot be received", local.shard, exc_info=True)
+            error = e if isinstance(e, errors.RayWeightsError) else errors.ArenaError(f"{local.shard}: {e!r}")
+            await self._shards.give_up(local, str(error), error)
             return
-        if local not in self._shards.all or local.state != "receiving":
-            await self._here.on_plane(lambda: self._here.arenas.free(arena))
-            return
-        arena.describe(manifest)
-        arena.arena.seal()
-        local.arena = arena
         receive = local.receive = Receive(
             self._here.plane,
             local.shard,
@@ -141,7 +152,7 @@ class Pulling:
             loop.call_soon_threadsafe(work)
 
         return Wishes(
-            connect=lambda upstream: soon(lambda: self._here.spawn(self._connect(local, upstream))),
+            connect=lambda upstream: soon(lambda: self._begin_connect(local, upstream)),
             disconnect=lambda upstream, ended: soon(lambda: self._give_back(local, upstream, ended)),
             report=lambda report, have: soon(lambda: self._here.spawn(self._report(local, report, have))),
             measured=lambda upstream, rate: soon(lambda: self._here.spawn(self._measured(local, upstream, rate))),
@@ -150,8 +161,8 @@ class Pulling:
             failed=lambda error: soon(lambda: self._here.spawn(self._broke(local, error))),
         )
 
-    async def _connect(self, local: LocalShard, upstream: str) -> None:
-        """Take a lease on an upstream."""
+    def _begin_connect(self, local: LocalShard, upstream: str) -> None:
+        """Take a lease on an upstream. It is on the books at once, so that an order to give it back finds it."""
         receive = local.receive
         if receive is None or local.version is None or local.manifest is None or local not in self._shards.all:
             return
@@ -165,22 +176,36 @@ class Pulling:
         )
         self._here.leases.hold(request.lease)
         local.leases[upstream] = request.lease
+        self._here.spawn(self._connect(local, receive, upstream, request))
+
+    async def _connect(self, local: LocalShard, receive: Receive, upstream: str, request: LeaseRequest) -> None:
         try:
             call = self._here.actor(upstream).grant.remote(request.model_dump_json().encode())
             lease = Lease.model_validate_json(await asyncio.wait_for(call, HANDSHAKE_SECONDS))
         except errors.SourceLost as e:
-            why = what_happened(e)
-            self._here.plane.post(lambda: receive.link_failed(upstream, "stale", why))
+            self._no_lease(local, receive, upstream, request.lease, "stale", what_happened(e))
             return
         except (RayError, TimeoutError, ValueError) as e:
             why = f"no lease: {what_happened(e)}"[:500]
-            self._here.plane.post(lambda: receive.link_failed(upstream, "unreachable", why))
+            self._no_lease(local, receive, upstream, request.lease, "unreachable", why)
             return
         if not self._here.leases.holds(request.lease):
             # Given back while the answer was under way: the word may have come before the lease was granted.
             self._release(upstream, request.lease)
             return
         self._here.plane.post(lambda: receive.connected(upstream, lease))
+
+    def _no_lease(
+        self, local: LocalShard, receive: Receive, upstream: str, lease: str, kind: LossKind, why: str
+    ) -> None:
+        """It was not granted, or may be later: in either case it is not wanted any more."""
+        wanted = local.leases.get(upstream) == lease
+        if wanted:  # else the upstream was left meanwhile, and perhaps asked anew
+            del local.leases[upstream]
+        self._here.leases.give_back(lease)
+        self._release(upstream, lease)
+        if wanted:
+            self._here.plane.post(lambda: receive.link_failed(upstream, kind, why))
 
     def _give_back(self, local: LocalShard, upstream: str, ended: Future[None] | None) -> None:
         lease = local.leases.pop(upstream, None)

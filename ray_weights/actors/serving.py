@@ -71,6 +71,7 @@ class Serving:
     async def reverify(self, local: LocalShard, command: m.Reverify) -> None:
         """Read the own arena again and compare every digest; one with a bad chunk is freed."""
         if local.arena is None or local.manifest is None:
+            await self._here.post(m.Dropped, shard=local.shard, version=command.version)
             return
         arena, manifest = local.arena, local.manifest
         bad = bad_chunks(manifest, await self._here.digests(lambda: arena.digests(manifest.digest_algorithm)))

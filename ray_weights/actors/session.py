@@ -76,6 +76,8 @@ class Session:
         inherited = inherited_node_id() if self._connection.ours else None
         node_id = inherited or ray.get_runtime_context().get_node_id()
         self._actor = ensure_transfer_actor(self._coordinator, node_id, device, deadline)
+        self._arenas: dict[tuple[ShardKey, int], str] = {}
+        """Which arena this process fills for a version."""
 
     def open(
         self,
@@ -119,6 +121,7 @@ class Session:
                 time.sleep(pause)
         handle = _HANDLE.validate_json(opened.handle)
         if opened.outcome == "load":
+            self._arenas[shard, opened.version] = handle.arena_id
             return ToLoad(handle, opened.version, opened.reason)
         stats = ReceiveStats.model_validate_json(opened.stats) if opened.stats else None
         return Arrived(handle, opened.version, Manifest.from_bytes(opened.manifest), opened.reason, stats)
@@ -135,7 +138,9 @@ class Session:
         )
         answer = self._await(self._actor.create.remote(request.model_dump_json().encode()), timeout, shard)
         opened = Opened.model_validate_json(answer)
-        return ToLoad(_HANDLE.validate_json(opened.handle), opened.version, opened.reason)
+        handle = _HANDLE.validate_json(opened.handle)
+        self._arenas[shard, opened.version] = handle.arena_id
+        return ToLoad(handle, opened.version, opened.reason)
 
     def seal(
         self,
@@ -147,9 +152,14 @@ class Session:
         from_storage: bool,
         timeout: float = 600.0,
     ) -> Manifest:
-        """Offer the filled arena to everybody. Raises VersionConflict, CoordinatorUnavailable."""
+        """Offer the filled arena to everybody. Raises SourceLost, VersionConflict, CoordinatorUnavailable."""
         request = SealRequest(
-            shard=shard, version=version, attributes=attributes, seconds=seconds, from_storage=from_storage
+            shard=shard,
+            version=version,
+            arena_id=self._arenas.get((shard, version), ""),
+            attributes=attributes,
+            seconds=seconds,
+            from_storage=from_storage,
         )
         answer = self._await(self._actor.seal.remote(request.model_dump_json().encode()), timeout, shard)
         return Manifest.from_bytes(answer)
@@ -157,7 +167,8 @@ class Session:
     def fail(self, shard: ShardKey, version: int, error: BaseException, *, timeout: float = 30.0) -> None:
         """The arena could not be filled: the next in line loads, or all are released if nobody would do better."""
         text, hopeless = f"{type(error).__name__}: {error}", isinstance(error, errors.CaptureUnsupported)
-        self._await(self._actor.fail.remote(shard.model_dump_json().encode(), version, text, hopeless), timeout, shard)
+        arena_id = self._arenas.get((shard, version), "")
+        self._await(self._actor.fail.remote(shard.model_dump_json().encode(), arena_id, text, hopeless), timeout, shard)
 
     def fall_back(self, shard: ShardKey, version: int | None, reason: str, *, timeout: float = 10.0) -> None:
         """This process reads storage by itself; for the record."""

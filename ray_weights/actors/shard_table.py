@@ -6,6 +6,8 @@ Lives on the actor's event loop. Filling, pulling and serving have rooms of thei
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import logging
 import time
 
@@ -31,7 +33,18 @@ from ray_weights.schemas.members import Holding, Loading, Receiving
 from ray_weights.schemas.status import TransferProgress
 
 log = logging.getLogger(__name__)
-_UNDER_WAY = ("asked", "waiting", "receiving")
+
+
+_NAMED_SECONDS = 0.05
+"""Between two looks whether the coordinator has named the newest version."""
+
+
+class _Named(Exception):
+    """The newest version, which was asked for, is this one: it is here, or on its way."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(version)
+        self.version = version
 
 
 class ShardTable:
@@ -43,6 +56,7 @@ class ShardTable:
         self.filling = Filling(here, self.shards)
         self.pulling = Pulling(here, self.shards)
         self.serving = Serving(here, self.shards)
+        self._questions = itertools.count(1)
 
     # Engines and Python callers
 
@@ -54,19 +68,21 @@ class ShardTable:
             CoordinatorUnavailable.
         """
         layout = Layout.model_validate_json(request.layout) if request.layout else None
-        deadline = time.monotonic() + request.timeout
+        deadline, version = time.monotonic() + request.timeout, request.version
         while True:
-            local = self.shards.find(request.shard, request.version)
-            if local is not None and request.version is None and local.state == "ready":
-                local = None  # the coordinator must say whether there is a newer one
+            local = self.shards.find(request.shard, version)
+            if local is None and layout is not None and self.shards.held(request.shard) is None:
+                await self.shards.make_room(layout.nbytes)
+                local = self.shards.find(request.shard, version)
             if local is None:
-                if layout is not None and not self.shards.held(request.shard):
-                    await self.shards.make_room(layout.nbytes)
-                local = LocalShard(request.shard, request.version, layout, request.may_load)
+                question = next(self._questions) if version is None else 0
+                local = LocalShard(request.shard, version, layout, request.may_load, question=question)
                 self.shards.all.append(local)
                 self._here.spawn(self._ask(local, request.timeout))
             try:
                 return await self._wait_for(local, request, layout, deadline)
+            except _Named as e:
+                version = e.version
             except errors.OriginFailed as e:
                 if local.filler == request.pid:
                     raise
@@ -79,7 +95,7 @@ class ShardTable:
         local.waiters += 1
         local.used_at = time.monotonic()
         try:
-            opened = await asyncio.wait_for(self._usable(local, request.pid), deadline - time.monotonic())
+            opened = await asyncio.wait_for(self._usable(local, request), deadline - time.monotonic())
             if opened.manifest and layout is not None:
                 difference = first_difference(layout, Manifest.from_bytes(opened.manifest).layout)
                 if difference:
@@ -89,30 +105,31 @@ class ShardTable:
             late = errors.DeadlineExceeded(
                 f"{request.shard} did not arrive within {request.timeout:.0f} s: {local.story()}"
             )
-            if local.waiters == 1 and local.state in _UNDER_WAY:
+            if local.waiters == 1 and local.under_way:
                 # By itself: the coordinator may be what does not answer, and the deadline has passed already.
                 self._here.spawn(self.shards.give_up(local, str(late), late))
             raise late from e
         finally:
             local.waiters -= 1
 
-    async def _usable(self, local: LocalShard, pid: int) -> Opened:
-        """The arena: complete, or to be filled by the first that asks; the others on this device wait for it."""
+    async def _usable(self, local: LocalShard, request: OpenRequest) -> Opened:
+        """The arena: complete, or to be filled by the first that can; the others on this device wait for it."""
         opened = await asyncio.shield(local.opened)
         if opened.outcome == "arrived":
             return opened
-        if local.filler is None:
-            self.filling.filled_by(local, pid)
+        if local.filler is None and request.may_load:
+            self.filling.filled_by(local, request.pid)
             return opened
         return await asyncio.shield(local.filled)
 
     async def fall_back(self, shard: ShardKey, version: int | None, reason: str) -> None:
         """An engine of this device reads storage by itself."""
         local = self.shards.find(shard, version)
-        if local is not None and local.state in _UNDER_WAY and local.waiters == 0:
+        if local is not None and local.under_way and local.waiters == 0:
             await self.shards.discard(local)
         self._here.metrics.read_storage(shard.model.model)
-        await self._here.post(m.GaveUp, shard=shard, version=version, reason=reason, read_storage=True)
+        leaves = not self.shards.wanted(shard, version)
+        await self._here.post(m.GaveUp, shard=shard, version=version, reason=reason, read_storage=True, leaves=leaves)
 
     async def drop(self, shard: ShardKey, version: int) -> None:
         """Stop serving a shard and free it once the last lease on it has ended."""
@@ -127,18 +144,24 @@ class ShardTable:
         if isinstance(command, m.Accepted):
             self._accepted(command)
             return
-        local = self.shards.find(command.shard, command.version) or self.shards.unnamed(command.shard)
+        if isinstance(command, m.Refuse) and self._not_accepted(command):
+            return
+        local = self.shards.meant(command)
         if local is None:
             log.info("a %s for %s came too late", command.type, command.shard)
-            if not isinstance(command, m.Refuse):  # else others would wait for what never comes from here
-                self._here.spawn(self._here.post(m.Dropped, shard=command.shard, version=command.version))
+            if not isinstance(command, m.Refuse):
+                self._here.spawn(self._nobody_wants(command.shard, command.version))
             return
+        if local.version is not None:
+            self._name_askers(command, local)
         match command:
             case m.BecomeOrigin():
                 self._here.spawn(self.filling.become_origin(local, command))
             case m.Wait() if local.state in ("asked", "waiting"):
                 local.state, local.version, local.reason = "waiting", command.version, command.reason
                 self._here.spawn(self.pulling.prepare(local, command.version, command.expected_rate))
+            case m.Receive() if local.state == "ready" and local.stats is None:
+                self._here.spawn(self.filling.offer(local))  # the word of it was lost
             case m.Receive():
                 self.pulling.assigned(local, command)
             case m.Refuse():
@@ -146,17 +169,21 @@ class ShardTable:
             case m.Reverify():
                 self._here.spawn(self.serving.reverify(local, command))
 
+    async def _nobody_wants(self, shard: ShardKey, version: int) -> None:
+        """Say so, or others would wait for what never comes from here."""
+        while any(s.shard == shard and s.version is None for s in self.shards.all):
+            await asyncio.sleep(_NAMED_SECONDS)  # it may be what the coordinator will call the newest
+        if not self.shards.versions(shard, version):
+            await self._here.post(m.Dropped, shard=shard, version=version)
+
     def ask_again(self) -> None:
         """A new epoch has begun: repeat every question that is still open."""
         for local in self.shards.all:
-            told = (
-                local.state == "receiving" and local.manifest is not None
-            )  # joining has told of it, and of what is loading
-            # What a caller publishes was never asked for: the coordinator hears of it when it is sealed.
-            if local.asked and local.state in _UNDER_WAY and not told:
-                self._here.spawn(self._ask(local, ANSWER_SECONDS))
-            elif local.accepted is not None and not local.accepted.done():
+            if local.unconfirmed:
                 self._here.spawn(self.filling.offer(local))  # the answer may have been lost with the old epoch
+            # What a caller publishes was never asked for: the coordinator hears of it when it is sealed.
+            elif local.asked and not local.told and local.state != "ready":
+                self._here.spawn(self._ask(local, ANSWER_SECONDS))
 
     async def _ask(self, local: LocalShard, timeout: float) -> None:
         try:
@@ -167,37 +194,66 @@ class ShardTable:
                 version=local.version,
                 layout_digest=local.layout.digest() if local.layout is not None else "",
                 may_load=local.may_load,
-                held=self.shards.held(local.shard),
+                question=local.question,
             )
             local.asked = True
         except (errors.RayWeightsError, RayTaskError) as e:
+            if local.state not in ("asked", "waiting"):
+                return  # answered meanwhile
             answer(local, e if isinstance(e, errors.RayWeightsError) else errors.RayWeightsError(what_happened(e)))
             await self.shards.discard(local)
 
     def _accepted(self, command: m.Accepted) -> None:
-        """A seal is registered, or the newest version is one that is here already."""
-        here = [s for s in self.shards.all if s.shard == command.shard]
-        for local in here:
-            if local.version == command.version and local.accepted is not None and not local.accepted.done():
-                local.accepted.set_result(None)
-        held = next((s for s in here if s.version == command.version and s.state == "ready"), None)
-        for asking in [s for s in here if s.state == "asked" and s.version in (None, command.version)]:
+        """A seal is registered, or a version that was asked for is one that is here already."""
+        if command.sealed:
+            for local in self.shards.versions(command.shard, command.version):
+                if local.unconfirmed and local.accepted is not None:
+                    local.accepted.set_result(None)
+        held = self.shards.held(command.shard, command.version)
+        for asking in [s for s in self.shards.all if s.shard == command.shard and s.state == "asked"]:
+            if asking.version != command.version and not _answers(command, asking):
+                continue
             if held is not None:
                 held.used_at = time.monotonic()
-                if not asking.opened.done():
-                    asking.opened.set_result(held.arrived())
-                self.shards.all.remove(asking)
+                self._name(asking, command.version)
+            elif not command.sealed:
+                self._here.spawn(self._say_what_is_not_here(asking, command.version))
+
+    async def _say_what_is_not_here(self, asking: LocalShard, version: int) -> None:
+        """The coordinator believes that a version is here which is asked for here."""
+        with contextlib.suppress(errors.CoordinatorUnavailable):  # the question has its own deadline
+            await self._here.post(m.Dropped, shard=asking.shard, version=version)
+            await self._ask(asking, ANSWER_SECONDS)
+
+    def _name_askers(self, command: m.Command, local: LocalShard) -> None:
+        """Those who asked for the newest version, where that is one which others here have asked for by its number."""
+        for asking in [s for s in self.shards.all if s.shard == local.shard and s is not local]:
+            if _answers(command, asking):
+                assert local.version is not None
+                self._name(asking, local.version)
+
+    def _name(self, asking: LocalShard, version: int) -> None:
+        self.shards.all.remove(asking)
+        asking.opened.set_exception(_Named(version))
+        asking.opened.exception()  # seen, also when nobody waits any more
+
+    def _not_accepted(self, command: m.Refuse) -> bool:
+        """Whether a seal was refused."""
+        if command.error != "VersionConflict" or command.version is None:
+            return False
+        for local in self.shards.versions(command.shard, command.version):
+            if local.unconfirmed and local.accepted is not None:
+                local.accepted.set_exception(_error_of(command))
+                return True
+        return False
 
     async def _refused(self, local: LocalShard, command: m.Refuse) -> None:
-        kind = getattr(errors, command.error, errors.RayWeightsError)
-        message = command.message
-        if kind is errors.LayoutMismatch and command.source is not None and local.layout is not None:
-            message += await self._difference(local.layout, command)
-        error = kind(message)
-        if local.accepted is not None and not local.accepted.done():
-            local.accepted.set_exception(error)
-            return
-        answer(local, error)
+        if local.state == "ready" and command.error != "VersionConflict":
+            return  # the answer to a question that has been answered otherwise
+        more = ""
+        if command.error == "LayoutMismatch" and command.source is not None and local.layout is not None:
+            more = await self._difference(local.layout, command)
+        answer(local, _error_of(command, more))
         await self.shards.discard(local)
 
     async def _difference(self, layout: Layout, command: m.Refuse) -> str:
@@ -213,14 +269,16 @@ class ShardTable:
 
     # What it says of itself
 
-    def holdings(self) -> tuple[Holding, ...]:
-        return tuple(h for h in (s.holding() for s in self.shards.all) if h is not None)
-
-    def receiving(self) -> tuple[Receiving, ...]:
-        return tuple(r for r in (s.receiving() for s in self.shards.all) if r is not None)
-
-    def loading(self) -> tuple[Loading, ...]:
-        return tuple(x for x in (s.loading() for s in self.shards.all) if x is not None)
+    def describe(self) -> tuple[tuple[Holding, ...], tuple[Receiving, ...], tuple[Loading, ...]]:
+        """What is held, received and loaded here, for the coordinator; ask_again() asks for the rest."""
+        said = [(s, s.holding(), s.receiving(), s.loading()) for s in self.shards.all]
+        for local, *parts in said:
+            local.told = any(part is not None for part in parts)
+        return (
+            tuple(h for _, h, _, _ in said if h is not None),
+            tuple(r for _, _, r, _ in said if r is not None),
+            tuple(x for _, _, _, x in said if x is not None),
+        )
 
     def progress(self) -> list[TransferProgress]:
         leases = self._here.leases
@@ -238,3 +296,14 @@ class ShardTable:
         local.reason = "found in the hands of an engine after a restart"
         local.opened.set_result(local.arrived())
         self.shards.all.append(local)
+
+
+def _answers(command: m.Command, asking: LocalShard) -> bool:
+    """Whether the version of a command is the newest that was asked for here, and has not been named yet."""
+    return asking.version is None and asking.state == "asked" and 0 < asking.question <= command.question
+
+
+def _error_of(command: m.Refuse, more: str = "") -> errors.RayWeightsError:
+    kind = getattr(errors, command.error, errors.RayWeightsError)
+    error: errors.RayWeightsError = kind(command.message + more)
+    return error

@@ -17,10 +17,12 @@ from ray_weights.actors.surroundings import HANDSHAKE_SECONDS, Surroundings
 from ray_weights.core.layout import Layout
 from ray_weights.schemas import messages as m
 from ray_weights.schemas.keys import ShardKey
+from ray_weights.schemas.leases import Opened
 
 log = logging.getLogger(__name__)
 _ASK_READERS_SECONDS = 1.0
 _DOUBT_LEASES_SECONDS = 5.0
+_NEARNESS = ("ready", "receiving", "filling", "waiting", "asked")
 
 
 class Shards:
@@ -31,13 +33,29 @@ class Shards:
         self.all: list[LocalShard] = []
 
     def find(self, shard: ShardKey, version: int | None) -> LocalShard | None:
-        """The shard with this version; with None, one that is on its way, else the newest that is complete."""
-        found = [s for s in self.all if s.shard == shard and (version is None or s.version == version)]
-        return max(found, key=lambda s: (s.state != "ready", s.version or 0), default=None)
+        """The shard with this version, the one nearest to complete; with None, one that was asked for as the newest
+        and is on its way."""
+        if version is None:
+            return next((s for s in self.all if s.shard == shard and s.question and s.state != "ready"), None)
+        return min(self.versions(shard, version), key=lambda s: (_NEARNESS.index(s.state), s.published), default=None)
 
-    def unnamed(self, shard: ShardKey) -> LocalShard | None:
-        """One that was asked for without a version, and the coordinator has not named one yet."""
-        return next((s for s in self.all if s.shard == shard and s.version is None), None)
+    def meant(self, command: m.Command) -> LocalShard | None:
+        """Whom the coordinator means. It knows nothing yet of what a caller is about to publish."""
+        here = [s for s in self.all if s.shard == command.shard and not (s.published and s.state == "filling")]
+        exact = [s for s in here if s.version == command.version]
+        if exact:
+            return max(exact, key=lambda s: s.state != "ready")
+        return next((s for s in here if s.version is None and s.question <= command.question), None)
+
+    def wanted(self, shard: ShardKey, version: int | None) -> bool:
+        """Whether the coordinator has been asked here for this version (for any, with None) and it is not here yet."""
+        return any(
+            s.shard == shard
+            and s.state != "ready"
+            and not s.published
+            and (version is None or s.version in (None, version))
+            for s in self.all
+        )
 
     def versions(self, shard: ShardKey, version: int) -> list[LocalShard]:
         return [s for s in self.all if s.shard == shard and s.version == version]
@@ -47,9 +65,10 @@ class Shards:
         here = [s for s in self.all if s.shard == shard and s.version in (None, version)]
         return [s for s in here if s.state in ("asked", "waiting", "receiving")]
 
-    def held(self, shard: ShardKey) -> tuple[int, ...]:
-        """Versions that are complete here."""
-        return tuple(s.version for s in self.all if s.shard == shard and s.state == "ready" and s.version is not None)
+    def held(self, shard: ShardKey, version: int | None = None) -> LocalShard | None:
+        """One that is complete here and known to be by the coordinator; of any version, with None."""
+        here = [s for s in self.all if s.shard == shard and s.state == "ready" and not s.unconfirmed]
+        return next((s for s in here if version in (None, s.version)), None)
 
     async def make_room(self, nbytes: int) -> None:
         """Free complete shards that nobody reads, least recently used first, until an arena fits.
@@ -61,7 +80,8 @@ class Shards:
                 self._here.arenas.check_room(nbytes)
                 return
             except (errors.ArenaTooLarge, errors.LimitReached):
-                idle = [s for s in self.all if s.state == "ready" and s.waiters == 0 and not self._read(s)]
+                complete = [s for s in self.all if s.state == "ready" and not s.unconfirmed]
+                idle = [s for s in complete if s.waiters == 0 and not self._read(s)]
                 if not idle or not self._here.arenas.would_fit(nbytes, [s.arena for s in idle if s.arena]):
                     raise
                 oldest = min(idle, key=lambda s: s.used_at)
@@ -74,6 +94,8 @@ class Shards:
         Raises ArenaTooLarge or LimitReached.
         """
         arenas = self._here.arenas
+        if local.preparing is not None:
+            await local.preparing  # or there would be two, where there may be room for one
         spare, local.spare = local.spare, None
         if spare is not None and (spare.nbytes, spare.chunk_nbytes) == (layout.nbytes, chunk_nbytes):
             spare.version = version
@@ -96,6 +118,8 @@ class Shards:
         answer(local, error)
         await self.discard(local)
         self._here.metrics.gave_up()
+        if self.wanted(local.shard, local.version):
+            return  # others of this device go on
         try:
             await self._here.post(m.GaveUp, shard=local.shard, version=local.version, reason=reason[:2000])
         except errors.CoordinatorUnavailable as e:
@@ -115,19 +139,28 @@ class Shards:
         receive, local.receive = local.receive, None
         if receive is None:
             return
-        clean = await self._here.on_plane(lambda: receive.cancel() or self._here.arenas.abandon(receive.arena))
-        arena, local.arena, local.manifest, local.upstreams = receive.arena, None, None, ()
-        if clean:
+        # At once: whoever ends this shard a second time meanwhile must not find an arena to free.
+        local.arena, local.manifest, local.upstreams = None, None, ()
+
+        def end() -> ShardArena | None:
+            if receive.cancel():
+                return receive.arena
+            self._here.arenas.abandon(receive.arena)
+            return None
+
+        arena = await self._here.on_plane(end)
+        if arena is not None:
             self._here.spawn(self._free_when_unread(arena))
 
     async def free_left(self, arena: ShardArena) -> None:
         """Free an arena that was left to late reads, now that they have ended: its readers have moved, or will."""
         await self._wait_until_unread(arena)
-        await self._here.on_plane(lambda: self._here.arenas.free(arena))
+        await self._here.on_plane(lambda: self._here.arenas.free_left(arena))
 
     def _forget(self, local: LocalShard) -> None:
         if local in self.all:
             self.all.remove(local)
+        local.stop_watching()
         local.known.set()
         local.served.set()
         local.moved.set()
@@ -169,6 +202,13 @@ class Shards:
             log.warning("%s does not say whether it still reads: %s", lease.reader, e)
         except (RayError, ValueError):
             leases.end(lease.lease)  # dead for good
+
+
+def arrive(local: LocalShard, opened: Opened) -> None:
+    """Answer everybody who waits for a shard with the complete one."""
+    for future in (local.opened, local.filled):
+        if not future.done():
+            future.set_result(opened)
 
 
 def answer(local: LocalShard, error: errors.RayWeightsError) -> None:

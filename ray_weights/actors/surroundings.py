@@ -53,8 +53,8 @@ class Surroundings:
         return ray.get_actor(name, namespace=NAMESPACE)
 
     async def on_plane(self, work: Callable[[], T]) -> T:
-        """Run work on the data plane's thread."""
-        return await asyncio.get_running_loop().run_in_executor(None, self.plane.call, work)
+        """Run work on the data plane's thread. It takes as long as it takes: making an arena pins all its memory."""
+        return await asyncio.shield(asyncio.wrap_future(self.plane.submit(work)))
 
     async def digests(self, work: Callable[[], T]) -> T:
         """Run work on a thread that computes digests."""

@@ -54,7 +54,8 @@ class TransferActor:
             labels=tuple((k, context.get_node_labels().get(k, "")) for k, _ in config.labels),
             pid=os.getpid(),
         )
-        self._link = CoordinatorLink()
+        self._watched = asyncio.Event()
+        self._link = CoordinatorLink(member)
         metrics = TransferMetrics(self._info.node_name, device)
         self._here = Surroundings(member, actor_name, self._plane, self._arenas, config, self._link, metrics)
         self._table = ShardTable(self._here)
@@ -76,8 +77,8 @@ class TransferActor:
     async def seal(self, request: bytes) -> bytes:
         return await self._table.filling.seal(SealRequest.model_validate_json(request))
 
-    async def fail(self, shard: bytes, version: int, error: str, hopeless: bool) -> None:
-        await self._table.filling.fail(ShardKey.model_validate_json(shard), version, error, hopeless)
+    async def fail(self, shard: bytes, arena_id: str, error: str, hopeless: bool) -> None:
+        await self._table.filling.fail(ShardKey.model_validate_json(shard), arena_id, error, hopeless)
 
     async def fall_back(self, shard: bytes, version: int | None, reason: str) -> None:
         await self._table.fall_back(ShardKey.model_validate_json(shard), version, reason)
@@ -117,8 +118,10 @@ class TransferActor:
         self._link.new_epoch()
 
     async def watch(self) -> None:
-        """Never returns: whoever waits for it learns of this actor's end the moment it happens."""
-        await asyncio.Event().wait()
+        """Whoever waits for it learns of this actor's end the moment it happens. Returns when it is asked again."""
+        self._watched.set()
+        self._watched = asyncio.Event()
+        await self._watched.wait()
 
     async def _show(self) -> None:
         """Keep Ray's metrics page true."""
@@ -127,13 +130,14 @@ class TransferActor:
             await asyncio.sleep(_SHOW_SECONDS)
 
     def _join(self) -> Join:
+        holdings, receiving, loading = self._table.describe()
         return Join(
             epoch=0,
             member=self._info.member,
             info=self._info,
-            holdings=self._table.holdings(),
-            receiving=self._table.receiving(),
-            loading=self._table.loading(),
+            holdings=holdings,
+            receiving=receiving,
+            loading=loading,
         )
 
 

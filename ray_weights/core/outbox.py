@@ -9,7 +9,7 @@ from ray_weights.core.rates import Rates
 from ray_weights.core.record import VersionRecord
 from ray_weights.core.story import Story
 from ray_weights.schemas.members import MemberInfo
-from ray_weights.schemas.messages import BecomeOrigin, Command, Receive, Refuse, Wait
+from ray_weights.schemas.messages import Accepted, BecomeOrigin, Command, Receive, Refuse, Wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +57,22 @@ class Outbox:
                 ),
                 expected_rate=self._rates.median,
                 reason=replica.reason,
+                question=replica.question,
             ),
         )
 
     def wait(self, record: VersionRecord, member: str, reason: str) -> None:
         """Tell a member that somebody else loads or receives what it wants."""
-        rate = self._rates.median
         self.send(
             member,
-            Wait(epoch=self.epoch, shard=record.shard, version=record.version, reason=reason, expected_rate=rate),
+            Wait(
+                epoch=self.epoch,
+                shard=record.shard,
+                version=record.version,
+                reason=reason,
+                expected_rate=self._rates.median,
+                question=_question(record, member),
+            ),
         )
 
     def to_storage(self, record: VersionRecord, member: str, reason: str) -> None:
@@ -79,6 +86,7 @@ class Outbox:
                 reason=reason,
                 expected_rate=self._rates.median,
                 chunk_nbytes=record.seal.chunk_nbytes if record.seal is not None else None,
+                question=_question(record, member),
             ),
         )
 
@@ -94,9 +102,28 @@ class Outbox:
                 error=error,
                 message=message,
                 source=(info.member, info.actor_name) if info else None,
+                question=_question(record, member),
+            ),
+        )
+
+    def accept(self, record: VersionRecord, member: str, *, sealed: bool) -> None:
+        """Say that a seal is registered, or that the member holds what it asks for."""
+        self.send(
+            member,
+            Accepted(
+                epoch=self.epoch,
+                shard=record.shard,
+                version=record.version,
+                sealed=sealed,
+                question=_question(record, member),
             ),
         )
 
     def node(self, member: str) -> str:
         info = self._members.get(member)
         return info.node_name if info else "a node that is gone"
+
+
+def _question(record: VersionRecord, member: str) -> int:
+    replica = record.replicas.get(member)
+    return replica.question if replica is not None else 0

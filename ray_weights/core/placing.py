@@ -117,7 +117,9 @@ def resume(
         kept = next((u for u in fed if not swarm.vertex(u).barred and not swarm.reaches(member, u)), None)
         found, reason = (kept, "as before") if kept else choose_upstream(swarm, member, world, options.planner)
         if found is None:
-            _strand(record, replica, f"none of its upstreams joined; {reason}", world, options, out)
+            for child, of, why in _strand(record, replica, f"none of its upstreams joined; {reason}", out):
+                if child in swarm:
+                    reparent(record, record.replicas[child], of, why, world, options, out)
             continue
         swarm.attach(member, (found,), out.now)
         replica.reason = f"moved to {out.node(found)} under a new epoch: {reason}"
@@ -148,6 +150,27 @@ def reparent(
 
     Call settle() when all who are concerned have been moved.
     """
+    if strand_if_lost(record, f"lost {out.node(lost)} ({why})", out):
+        return
+    stranded = [(replica, lost, why)]
+    while stranded:  # whoever strands leaves those below it without an upstream
+        for child, of, because in _reparent(record, *stranded.pop(0), world, options, out):
+            if child in record.swarm:
+                stranded.append((record.replicas[child], of, because))
+
+
+def _reparent(
+    record: VersionRecord,
+    replica: Replica,
+    lost: str,
+    why: str,
+    world: World,
+    options: PlacingOptions,
+    out: Outbox,
+) -> list[tuple[str, str, str]]:
+    """As reparent(), for one. Returns those below it who have lost it, if it strands: (member, upstream lost, why)."""
+    if replica.member not in record.swarm:
+        return []
     vertex = record.swarm.vertex(replica.member)
     replica.avoided[lost] = out.now
     replica.avoided = {m: at for m, at in replica.avoided.items() if out.now - at < options.avoid_seconds}
@@ -164,8 +187,7 @@ def reparent(
         if found is None and kept and not record.swarm.reaches_in_stripe(replica.member, kept[0], stripe):
             found, reason = kept[0], "the upstream of the other stripe takes both"
         if found is None:
-            _strand(record, replica, f"lost {out.node(lost)} ({why}); {reason}", world, options, out)
-            return
+            return _strand(record, replica, f"lost {out.node(lost)} ({why}); {reason}", out)
         if len(before) == 2 and vertex.children and not _has_room(record, found, world, options):
             leaf = leaf_to_replace(record.swarm, replica.member, stripe, world, options.planner)
             if leaf is not None and leaf.upstreams[stripe] not in replica.avoided:
@@ -181,6 +203,7 @@ def reparent(
     replica.reason = f"moved from {out.node(lost)} ({why}) to {to}: {reason}"
     out.tell(record, replica.member, replica.reason)
     out.receive(record, replica.member)
+    return []
 
 
 def _has_room(record: VersionRecord, member: str, world: World, options: PlacingOptions) -> bool:
@@ -227,17 +250,23 @@ def _choose(
     return found, reason
 
 
-def _strand(
-    record: VersionRecord, replica: Replica, why: str, world: World, options: PlacingOptions, out: Outbox
-) -> None:
-    """Nobody is left to read from: wait, in line by the order of asking. Those below are moved or strand as
-    well."""
+def _strand(record: VersionRecord, replica: Replica, why: str, out: Outbox) -> list[tuple[str, str, str]]:
+    """Nobody is left to read from: wait, in line by the order of asking. Returns those below, as _reparent() does."""
     orphans = record.swarm.remove(replica.member)
     replica.state, replica.reason = "waiting", ""
     out.tell(record, replica.member, why)
-    for child in orphans:
-        if child in record.swarm:
-            reparent(record, record.replicas[child], replica.member, "it has no source itself", world, options, out)
+    return [(child, replica.member, "it has no source itself") for child in orphans]
+
+
+def strand_if_lost(record: VersionRecord, why: str, out: Outbox, *, barred_feed: bool = True) -> bool:
+    """With the last source, every receiver is lost: all wait at once, where one after another would be moved below
+    others who are as lost. `barred_feed`: whether those who read from a barred source may go on."""
+    sources = record.swarm.complete_members()
+    if any(barred_feed or not record.swarm.vertex(s).barred for s in sources):
+        return False
+    for replica in record.in_state("receiving"):
+        _strand(record, replica, why, out)
+    return True
 
 
 def settle(record: VersionRecord, why: str, world: World, options: PlacingOptions, out: Outbox) -> None:

@@ -19,11 +19,15 @@ class Replica:
     state: ReplicaState
     open: Open | None = None
     """What it asked for; None for one that published or joined with the shard in hand."""
+    question: int = 0
+    """The last one of the member's questions for the newest version that this one answers."""
     reason: str = ""
     from_storage: bool = False
     stats: ReceiveStats | None = None
     avoided: dict[str, float] = field(default_factory=dict)
     """Upstreams that failed this receiver -> when."""
+    asks: Open | None = None
+    """Came while it is quarantined: answered when it has read its own memory again."""
     last_upstreams: tuple[str, ...] = ()
     """Kept after completion, for the tree that people see."""
     last_depth: int = 0

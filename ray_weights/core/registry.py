@@ -26,7 +26,6 @@ from ray_weights.errors import Fenced, LimitReached
 from ray_weights.schemas.keys import ShardKey
 from ray_weights.schemas.members import Holding, MemberInfo
 from ray_weights.schemas.messages import (
-    Accepted,
     Completed,
     Dropped,
     Event,
@@ -79,7 +78,7 @@ class Registry:
         self._members: dict[str, MemberInfo] = {}
         self._records = Records(options.max_shards, options.max_dead_versions)
         self._rates = Rates()
-        self._story = Story(options.story_lines)
+        self._story = Story(options.story_lines, options.max_shards)
         self._recovery = Recovery(expected, now + options.recovery_seconds if expected else now)
         self._handlers: dict[type[object], Callable[..., None]] = {
             Join: self._join,
@@ -206,7 +205,10 @@ class Registry:
         queued, self._recovery.queued = self._recovery.queued, []
         # Whoever loads already goes first, so that nobody else is made the origin beside it.
         for request in sorted(queued, key=lambda q: not q.filling):
-            self._open(request, out)
+            try:
+                self._open(request, out)
+            except LimitReached as e:  # its sender waits for a command: the error has nobody else to go to
+                self._refuse(request, "LimitReached", str(e), out)
 
     def _remove_member(self, member: str, why: str, out: Outbox) -> None:
         if member not in self._members:
@@ -241,27 +243,47 @@ class Registry:
 
     def _refuse_unknown(self, event: Open, versions: list[int], out: Outbox) -> None:
         closest = closest_keys(event.shard, self._records.shards())
-        message = unknown_key_message(event.shard, event.version, versions, closest)
-        refuse = Refuse(epoch=self.epoch, shard=event.shard, version=event.version, error="UnknownKey", message=message)
-        out.send(event.member, refuse)
+        self._refuse(event, "UnknownKey", unknown_key_message(event.shard, event.version, versions, closest), out)
+
+    def _refuse(self, event: Open, error: str, message: str, out: Outbox) -> None:
+        """Refuse a request that became nothing."""
+        out.send(
+            event.member,
+            Refuse(
+                epoch=self.epoch,
+                shard=event.shard,
+                version=event.version,
+                error=error,
+                message=message,
+                question=event.question,
+            ),
+        )
 
     def _open_in(self, record: VersionRecord, event: Open, out: Outbox) -> None:
         known = record.replicas.get(event.member)
         if known is not None:
+            if event.version is None:
+                known.question = max(known.question, event.question)
             self._repeat(record, known, event, out)
             return
         if len(record.replicas) >= self._options.max_replicas:
+            self._records.prune(record)
             raise LimitReached(f"{record.shard} has {len(record.replicas)} replicas; max_replicas is the limit")
         replica = record.replicas[event.member] = Replica(event.member, "waiting", event)
+        replica.question = event.question if event.version is None else 0
         out.tell(record, event.member, "asked for it")
         placing.admit(record, replica, self._world(), self._options.placing, out)
         self._records.prune(record)
 
     def _repeat(self, record: VersionRecord, replica: Replica, event: Open, out: Outbox) -> None:
         """The same member asks again (a lost answer, or a restarted engine): say the same again."""
-        if replica.state in ("ready", "quarantined") and record.version in event.held:
-            accepted = Accepted(epoch=self.epoch, shard=record.shard, version=record.version, reason="held already")
-            out.send(event.member, accepted)
+        if replica.state == "quarantined":
+            replica.asks = event
+            return
+        if replica.state == "ready":
+            # If it does not hold it any more it says so (Dropped) and asks again. A question cannot tell: it may be
+            # older than what the member has said of itself since.
+            out.accept(record, event.member, sealed=False)
             return
         replica.open = event
         if replica.state == "receiving":
@@ -271,8 +293,8 @@ class Registry:
         elif replica.state == "waiting" and record.burst_at is None:
             placing.admit(record, replica, self._world(), self._options.placing, out)
             self._records.prune(record)
-        elif replica.state in ("ready", "quarantined", "loading"):
-            # It says that it lacks what it was thought to hold or to load: its arena is gone.
+        elif replica.state == "loading":
+            # It cannot load, and was thought to: whoever did has ended.
             self._leave(record, replica.member, "no longer holds it", out)
             self._open(event, out)
 
@@ -288,7 +310,7 @@ class Registry:
         record.seal = event.seal
         replica = record.replicas.get(event.member)
         if replica is not None and replica.state in ("ready", "quarantined"):
-            out.send(event.member, Accepted(epoch=self.epoch, shard=record.shard, version=record.version))
+            out.accept(record, event.member, sealed=True)
             return
         if replica is None:
             replica = record.replicas[event.member] = Replica(event.member, "ready")
@@ -298,7 +320,7 @@ class Registry:
         chunks = f", in chunks of {event.seal.chunk_nbytes} bytes: {event.chunking}" if event.chunking else ""
         out.tell(record, event.member, f"{how} in {event.seconds:.1f} s: now a source{chunks}")
         record.swarm.add_complete(event.member)
-        out.send(event.member, Accepted(epoch=self.epoch, shard=record.shard, version=record.version))
+        out.accept(record, event.member, sealed=True)
         self._settle(record, how, out)
 
     def _origin_error(self, event: OriginError, out: Outbox) -> None:
@@ -374,6 +396,7 @@ class Registry:
         if event.kind == "corrupt" and event.upstream in record.replicas:
             bad = f"sent a bad chunk to {out.node(event.member)}"
             moved += tuple(c for c in placing.quarantine(record, event.upstream, bad, out) if c != event.member)
+            placing.strand_if_lost(record, bad, out, barred_feed=False)
         elif event.kind == "stale" and event.upstream in record.replicas:
             # It may not hold what it is thought to hold. Those who read from it without complaint stay.
             placing.quarantine(record, event.upstream, f"{out.node(event.member)} found something else there", out)
@@ -384,7 +407,8 @@ class Registry:
         self._settle(record, f"{out.node(event.upstream)} was lost ({event.kind})", out)
 
     def _gave_up(self, event: GaveUp, out: Outbox) -> None:
-        self._recovery.forget(event.member, event.shard, event.version)
+        if event.leaves:
+            self._recovery.forget(event.member, event.shard, event.version)
         for record in self._records.versions(event.shard).values():
             replica = record.replicas.get(event.member)
             if replica is None or event.version not in (None, record.version):
@@ -392,7 +416,8 @@ class Registry:
             if replica.state in ("waiting", "receiving", "loading"):
                 if event.read_storage:
                     record.storage_reads += 1
-                self._leave(record, event.member, f"gave up: {event.reason}", out)
+                if event.leaves:
+                    self._leave(record, event.member, f"gave up: {event.reason}", out)
 
     def _dropped(self, event: Dropped, out: Outbox) -> None:
         self._recovery.forget(event.member, event.shard, event.version)
@@ -405,12 +430,17 @@ class Registry:
         replica = record.replicas.get(event.member) if record else None
         if record is None or replica is None or replica.state != "quarantined":
             return
+        asks, replica.asks = replica.asks, None
         if event.bad_chunks:
             self._leave(record, event.member, f"has {event.bad_chunks} bad chunks in its own memory", out)
+            if asks is not None:
+                self._open(asks, out)
             return
         replica.state, replica.reason = "ready", "read its own memory again and found it whole"
         record.swarm.vertex(event.member).barred = False
         out.tell(record, event.member, replica.reason)
+        if asks is not None:
+            out.accept(record, event.member, sealed=False)
         self._settle(record, replica.reason, out)
 
     # What people see

@@ -39,7 +39,8 @@ def take_up(
             record.seal = receiving.seal
             known = record.replicas.get(member)
             request = known.open if known and known.open else _request_of(member, receiving, out.epoch)
-            replica = Replica(member, "receiving", request, "went on receiving under a new epoch")
+            replica = Replica(member, "receiving", request, reason="went on receiving under a new epoch")
+            replica.question = known.question if known else 0
             record.replicas[member] = replica
             transfers.append((replica, receiving.upstreams))
             out.tell(record, member, replica.reason)
@@ -55,7 +56,7 @@ def _request_of(member: str, receiving: Receiving, epoch: int) -> Open:
         shard=receiving.shard,
         version=receiving.version,
         layout_digest=receiving.seal.layout_digest,
-        may_load=True,
+        may_load=receiving.may_load,
     )
 
 

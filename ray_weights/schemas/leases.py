@@ -64,6 +64,8 @@ class SealRequest(Frozen):
 
     shard: ShardKey
     version: int
+    arena_id: str
+    """The one that was filled: another process of this device may be filling one for the same version."""
     attributes: tuple[tuple[str, str], ...] = ()
     seconds: float = 0.0
     from_storage: bool = True

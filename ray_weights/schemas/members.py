@@ -52,6 +52,8 @@ class Receiving(Frozen):
     seal: Seal
     upstreams: tuple[str, ...]
     """Member read from, one per stripe."""
+    may_load: bool = True
+    """Whether the member can read storage, should every source be lost."""
 
 
 class Loading(Frozen):

@@ -46,8 +46,8 @@ class Open(_Event):
     """Whether the member can read storage, and so become the origin."""
     filling: bool = False
     """Whether it loads from storage already: it goes before those that only ask."""
-    held: tuple[int, ...] = ()
-    """Versions that the member has complete: asked only whether one of them is the newest."""
+    question: int = 0
+    """Counts the member's questions for the newest version: commands say which of them they answer."""
 
 
 class Sealed(_Event):
@@ -115,6 +115,8 @@ class GaveUp(_Event):
     reason: str
     read_storage: bool = False
     """Whether it reads storage itself now, outside the single flight."""
+    leaves: bool = True
+    """False where others on the same member still want it: then it is for the record only."""
 
 
 class Dropped(_Event):
@@ -143,6 +145,8 @@ Event = Annotated[
 class _Command(Frozen):
     epoch: int
     shard: ShardKey
+    question: int = 0
+    """The last Open.question without a version that this version is the answer to."""
 
 
 class BecomeOrigin(_Command):
@@ -183,11 +187,12 @@ class Receive(_Command):
 
 
 class Accepted(_Command):
-    """What was sealed is registered; or, after Open, the version asked for is one that the member holds."""
+    """What was sealed is registered; or, after Open, the version asked for is one that the member has said it holds."""
 
     type: Literal["accepted"] = "accepted"
     version: int
-    reason: str = ""
+    sealed: bool
+    """Which of the two."""
 
 
 class Refuse(_Command):

@@ -26,11 +26,12 @@ State = Literal["new", "asked", "waiting", "receiving", "loading", "sealing", "r
 class Member:
     """One incarnation of one process."""
 
-    def __init__(self, world: World, actor: str, started: float, honest: bool) -> None:
+    def __init__(self, world: World, actor: str, started: float, honest: bool, may_load: bool) -> None:
         self.world = world
         self.actor = actor
         self.honest = honest
         """One that is not has other tensors than everybody else, and cannot load."""
+        self.may_load = may_load and honest
         self.name = f"{actor}#{world.starts.count(actor)}"
         self.alive = True
         self.speed = 1.0
@@ -116,7 +117,8 @@ class Member:
         holdings = (Holding(shard=SHARD, version=1, seal=seal),) if self.state == "ready" else ()
         receiving = ()
         if self.state == "receiving" and self.receiver is not None and not self.receiver.done:
-            receiving = (Receiving(shard=SHARD, version=1, seal=seal, upstreams=self.upstreams),)
+            may_load = self.may_load
+            receiving = (Receiving(shard=SHARD, version=1, seal=seal, upstreams=self.upstreams, may_load=may_load),)
         info = MemberInfo(
             member=self.name, actor_name=self.actor, node_id=self.actor, node_name=self.actor, device="cpu"
         )
@@ -134,8 +136,7 @@ class Member:
 
     def _open(self, epoch: int) -> m.Event:
         layout = "layout" if self.honest else "other"
-        held = (1,) if self.state == "ready" else ()
-        return m.Open(epoch=epoch, member=self.name, shard=SHARD, layout_digest=layout, may_load=self.honest, held=held)
+        return m.Open(epoch=epoch, member=self.name, shard=SHARD, layout_digest=layout, may_load=self.may_load)
 
     def _sealed(self, epoch: int) -> m.Event:
         return m.Sealed(epoch=epoch, member=self.name, shard=SHARD, version=1, seal=self.world.seal())
@@ -163,9 +164,12 @@ class Member:
                 self.state = "waiting"
             case m.Receive():
                 self._receive(command)
-            case m.Accepted() if self.state == "sealing":
+            case m.Accepted() if command.sealed and self.state == "sealing":
                 self.state = "ready"
                 self._end("loaded from storage")
+            case m.Accepted() if not command.sealed and self.state in ("asked", "waiting"):
+                self.post(self._dropped)  # the coordinator believes that it holds what it asks for
+                self.post(self._open)
             case m.Refuse():
                 if self.state not in ("ready", "ended"):
                     self._stop_receiving()
@@ -181,6 +185,7 @@ class Member:
             self.post(self._sealed)  # its word was overtaken by an older one
         if self.state in ("ready", "ended", "loading", "sealing"):
             return
+        self.world.require(self.may_load, f"{self.name}, which cannot read storage, is told to")
         self._stop_receiving()
         self.state = "loading"
         self.after(self.world.rng.uniform(0.1, 3.0), self._loaded)

@@ -472,13 +472,85 @@ def test_a_request_repeated_by_a_receiver_gets_the_same_upstream() -> None:
     assert isinstance(again, m.Receive) and again.upstreams == ("s",)
 
 
-def test_a_source_that_asks_for_what_it_was_thought_to_hold_receives_it_again() -> None:
+def test_a_source_that_asks_is_told_that_it_holds_it_and_asks_again_once_it_has_said_that_it_does_not() -> None:
     c = Cluster()
     c.source_with("a")
     c.complete("a")
+    (said,) = c.open("a")
+    assert isinstance(said, m.Accepted) and not said.sealed
+    c.send(m.Dropped(epoch=1, member="a", shard=SHARD, version=1))
     c.open("a")
     c.wait()
     assert c.state("a") == "receiving" and c.upstreams("a") == ("s",)
+
+
+def test_a_question_that_was_overtaken_by_the_seal_does_not_unseat_the_only_source() -> None:
+    c = Cluster()
+    c.join("a")
+    c.open("a")
+    c.seal("a")
+    c.open("a")  # the same once more, late
+    assert c.state("a") == "ready"
+
+
+def test_commands_say_which_question_for_the_newest_version_they_answer() -> None:
+    c = Cluster()
+    c.join("s", "a")
+    c.seal("s")
+    c.open("a", version=1)
+    c.wait()
+    assert c.last("a").question == 0
+    c.send(m.Open(epoch=1, member="a", shard=SHARD, question=7, layout_digest="layout", may_load=True))
+    again = c.last("a")
+    assert isinstance(again, m.Receive) and again.version == 1 and again.question == 7
+
+
+def test_one_that_reads_storage_by_itself_does_not_take_away_what_others_of_its_member_wait_for() -> None:
+    c = Cluster()
+    c.join("a", "b")
+    c.open("a")
+    c.open("b")
+    c.send(m.GaveUp(epoch=1, member="b", shard=SHARD, reason="deadline", read_storage=True, leaves=False))
+    assert c.state("b") == "waiting" and c.storage_reads() == 2
+
+
+def test_one_that_asks_a_quarantined_member_is_answered_when_it_has_looked_at_its_own_memory() -> None:
+    for bad, said in ((0, m.Accepted), (3, m.Receive)):
+        c = Cluster()
+        c.source_with("a", "b")
+        c.complete("a")
+        c.lose("b", "a" if c.upstreams("b") == ("a",) else "s", "corrupt")
+        suspect = next(x for x in ("a", "s") if c.state(x) == "quarantined")
+        assert c.open(suspect) == []
+        c.send(m.Reverified(epoch=1, member=suspect, shard=SHARD, version=1, bad_chunks=bad))
+        c.wait()
+        assert isinstance(c.last(suspect), said)
+
+
+def test_a_thousand_receivers_that_lose_their_only_source_all_wait_for_one_that_loads() -> None:
+    c = Cluster()
+    registry = c.registry
+    registry.handle(m.Join(epoch=1, member="s", info=info("s")), c.now)
+    registry.handle(m.Sealed(epoch=1, member="s", shard=SHARD, version=1, seal=seal()), c.now)
+    for i in range(1000):
+        registry.handle(m.Join(epoch=1, member=f"r{i}", info=info(f"r{i}")), c.now)
+        registry.handle(m.Open(epoch=1, member=f"r{i}", shard=SHARD, layout_digest="layout", may_load=True), c.now)
+    registry.tick(c.now + 1)
+    assert len([r for r in c.registry.status()[0].versions[0].replicas if r.state == "receiving"]) == 1000
+    registry.member_died("s", c.now + 2)
+    states = [r.state for r in registry.status()[0].versions[0].replicas]
+    assert states.count("loading") == 1 and states.count("waiting") == 999
+    registry.validate()
+
+
+def test_stories_of_shards_that_are_gone_are_forgotten_in_the_end() -> None:
+    c = Cluster(RegistryOptions(max_shards=3))
+    c.join("a")
+    for number in range(5):
+        shard = ShardKey(model=ModelKey(model=f"model {number}"))
+        c.open("a", shard=shard)
+        c.send(m.GaveUp(epoch=1, member="a", shard=shard, reason="enough"))
+    assert [s.model.model for s in c.registry.told_shards()] == ["model 2", "model 3", "model 4"]
 
 
 def test_words_about_a_version_that_nobody_has_are_ignored() -> None:
