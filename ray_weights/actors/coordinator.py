@@ -24,6 +24,8 @@ from ray_weights.schemas.messages import EVENT, Join
 from ray_weights.schemas.status import CoordinatorStatus, StoryLine
 
 log = logging.getLogger(__name__)
+_DOUBT_SECONDS = 0.5
+"""Within which a transfer actor whose connection was lost has to answer on a new one, or it is taken for dead."""
 
 
 class Coordinator:
@@ -143,11 +145,14 @@ class Coordinator:
         task.add_done_callback(self._watches.discard)
 
     async def _until_dead(self, member: str, handle: ActorHandle) -> None:
-        try:
-            await handle.watch.remote()
-            return  # it has joined again, and is watched anew
-        except RayError as e:
-            lost = e
+        while True:
+            try:
+                await handle.watch.remote()
+                return  # it has joined again, and is watched anew
+            except RayError as e:
+                lost = e
+            if not isinstance(lost, ActorUnavailableError) or not await self._lives(member, handle):
+                break
         self._end_watch(member)
         if self._handles.pop(member, None) is not None:
             log.warning("transfer actor %s died: %s", member, lost)
@@ -156,6 +161,13 @@ class Coordinator:
             # Restarted, then it joins by itself; but should only the connection have been lost, it does not know.
             with contextlib.suppress(RayError):
                 await handle.new_epoch.remote()
+
+    async def _lives(self, member: str, handle: ActorHandle) -> bool:
+        """Whether it was only the connection that was lost, and not the process."""
+        try:
+            return await asyncio.wait_for(handle.member_name.remote(), _DOUBT_SECONDS) == member
+        except (RayError, TimeoutError):
+            return False
 
     def _end_watch(self, member: str) -> None:
         if member in self._watched:

@@ -32,7 +32,7 @@ class Filling:
     async def become_origin(self, local: LocalShard, command: m.BecomeOrigin) -> None:
         """Load from storage: the engine that asked gets an arena to fill."""
         if local.state == "ready":  # the word of it was lost
-            await self.offer(local)
+            await self._shards.offer(local)
             return
         if local.state == "filling":
             return
@@ -143,13 +143,14 @@ class Filling:
             local.manifest, local.state, local.reason = manifest, "ready", f"{how} on this node"
             local.known.set()
             local.served.set()
+            complete = local.arrived()  # it may be dropped as soon as it is confirmed
             await self._confirmed(local)
         local.opened = local.filled
+        arrive(local, complete)
         for other in [s for s in self._shards.versions(local.shard, request.version) if s is not local]:
             if other.state != "filling":  # one copy is enough, and who waits for another has this one
-                arrive(other, local.arrived())
+                arrive(other, complete)
                 await self._shards.discard(other)
-        arrive(local, local.arrived())
         if request.from_storage:
             self._here.metrics.read_storage(local.shard.model.model)
         return manifest.to_bytes()
@@ -158,7 +159,7 @@ class Filling:
         """Offer a sealed shard and wait for the coordinator's word; without it, the shard is forgotten."""
         local.accepted = asyncio.get_running_loop().create_future()
         try:
-            await self.offer(local)
+            await self._shards.offer(local)
             await asyncio.wait_for(local.accepted, ANSWER_SECONDS)
         except TimeoutError as e:
             await self._withdraw(local, error := errors.CoordinatorUnavailable("it did not confirm the sealed shard"))
@@ -173,20 +174,6 @@ class Filling:
         if isinstance(error, errors.CoordinatorUnavailable) and not self._shards.held(local.shard, local.version):
             # It may have heard of it after all.
             self._here.spawn(self._here.post(m.Dropped, shard=local.shard, version=local.version))
-
-    async def offer(self, local: LocalShard) -> None:
-        """Tell the coordinator of a sealed shard. Said again, it is confirmed again. Raises CoordinatorUnavailable."""
-        assert local.manifest is not None
-        request = local.seal_request
-        await self._here.post(
-            m.Sealed,
-            shard=local.shard,
-            version=local.version,
-            seal=local.manifest.seal(),
-            seconds=request.seconds if request else 0.0,
-            from_storage=request is not None and request.from_storage,
-            chunking=local.chunking,
-        )
 
     async def fail(self, shard: ShardKey, arena_id: str, error: str, hopeless: bool = False) -> None:
         """The engine could not fill the arena; `hopeless`: no other engine would do better."""

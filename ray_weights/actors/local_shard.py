@@ -86,6 +86,11 @@ class LocalShard:
         """Sealed, and the coordinator's word of it is not here yet."""
         return self.accepted is not None and not self.accepted.done()
 
+    def join(self, layout: Layout | None, may_load: bool) -> None:
+        """Somebody else of this device wants it, too."""
+        self.layout = self.layout or layout
+        self.may_load = self.may_load or may_load
+
     def stop_watching(self) -> None:
         """The process that fills it, or has filled it, may end."""
         unwatch, self.unwatch = self.unwatch, None

@@ -35,10 +35,6 @@ from ray_weights.schemas.status import TransferProgress
 log = logging.getLogger(__name__)
 
 
-_NAMED_SECONDS = 0.05
-"""Between two looks whether the coordinator has named the newest version."""
-
-
 class _Named(Exception):
     """The newest version, which was asked for, is this one: it is here, or on its way."""
 
@@ -79,6 +75,7 @@ class ShardTable:
                 local = LocalShard(request.shard, version, layout, request.may_load, question=question)
                 self.shards.all.append(local)
                 self._here.spawn(self._ask(local, request.timeout))
+            local.join(layout, request.may_load)
             try:
                 return await self._wait_for(local, request, layout, deadline)
             except _Named as e:
@@ -128,7 +125,7 @@ class ShardTable:
         if local is not None and local.under_way and local.waiters == 0:
             await self.shards.discard(local)
         self._here.metrics.read_storage(shard.model.model)
-        leaves = not self.shards.wanted(shard, version)
+        leaves = not self.shards.others_want(shard, version)
         await self._here.post(m.GaveUp, shard=shard, version=version, reason=reason, read_storage=True, leaves=leaves)
 
     async def drop(self, shard: ShardKey, version: int) -> None:
@@ -150,7 +147,7 @@ class ShardTable:
         if local is None:
             log.info("a %s for %s came too late", command.type, command.shard)
             if not isinstance(command, m.Refuse):
-                self._here.spawn(self._nobody_wants(command.shard, command.version))
+                self._here.spawn(self.shards.nobody_wants(command.shard, command.version))
             return
         if local.version is not None:
             self._name_askers(command, local)
@@ -161,7 +158,7 @@ class ShardTable:
                 local.state, local.version, local.reason = "waiting", command.version, command.reason
                 self._here.spawn(self.pulling.prepare(local, command.version, command.expected_rate))
             case m.Receive() if local.state == "ready" and local.stats is None:
-                self._here.spawn(self.filling.offer(local))  # the word of it was lost
+                self._here.spawn(self.shards.offer(local))  # the word of it was lost
             case m.Receive():
                 self.pulling.assigned(local, command)
             case m.Refuse():
@@ -169,18 +166,11 @@ class ShardTable:
             case m.Reverify():
                 self._here.spawn(self.serving.reverify(local, command))
 
-    async def _nobody_wants(self, shard: ShardKey, version: int) -> None:
-        """Say so, or others would wait for what never comes from here."""
-        while any(s.shard == shard and s.version is None for s in self.shards.all):
-            await asyncio.sleep(_NAMED_SECONDS)  # it may be what the coordinator will call the newest
-        if not self.shards.versions(shard, version):
-            await self._here.post(m.Dropped, shard=shard, version=version)
-
     def ask_again(self) -> None:
         """A new epoch has begun: repeat every question that is still open."""
         for local in self.shards.all:
             if local.unconfirmed:
-                self._here.spawn(self.filling.offer(local))  # the answer may have been lost with the old epoch
+                self._here.spawn(self.shards.offer(local))  # the answer may have been lost with the old epoch
             # What a caller publishes was never asked for: the coordinator hears of it when it is sealed.
             elif local.asked and not local.told and local.state != "ready":
                 self._here.spawn(self._ask(local, ANSWER_SECONDS))
@@ -209,12 +199,11 @@ class ShardTable:
             for local in self.shards.versions(command.shard, command.version):
                 if local.unconfirmed and local.accepted is not None:
                     local.accepted.set_result(None)
-        held = self.shards.held(command.shard, command.version)
+        held = [s for s in self.shards.versions(command.shard, command.version) if s.state in ("ready", "filling")]
         for asking in [s for s in self.shards.all if s.shard == command.shard and s.state == "asked"]:
             if asking.version != command.version and not _answers(command, asking):
                 continue
-            if held is not None:
-                held.used_at = time.monotonic()
+            if held:
                 self._name(asking, command.version)
             elif not command.sealed:
                 self._here.spawn(self._say_what_is_not_here(asking, command.version))
@@ -230,6 +219,7 @@ class ShardTable:
         for asking in [s for s in self.shards.all if s.shard == local.shard and s is not local]:
             if _answers(command, asking):
                 assert local.version is not None
+                local.join(asking.layout, asking.may_load)
                 self._name(asking, local.version)
 
     def _name(self, asking: LocalShard, version: int) -> None:
@@ -249,7 +239,8 @@ class ShardTable:
 
     async def _refused(self, local: LocalShard, command: m.Refuse) -> None:
         if local.state == "ready" and command.error != "VersionConflict":
-            return  # the answer to a question that has been answered otherwise
+            await self.shards.offer(local)  # it was complete before the last source was lost, and the word crossed this
+            return
         more = ""
         if command.error == "LayoutMismatch" and command.source is not None and local.layout is not None:
             more = await self._difference(local.layout, command)

@@ -22,6 +22,8 @@ from ray_weights.schemas.leases import Opened
 log = logging.getLogger(__name__)
 _ASK_READERS_SECONDS = 1.0
 _DOUBT_LEASES_SECONDS = 5.0
+_NAMED_SECONDS = 0.05
+"""Between two looks whether the coordinator has named the newest version."""
 _NEARNESS = ("ready", "receiving", "filling", "waiting", "asked")
 
 
@@ -47,15 +49,27 @@ class Shards:
             return max(exact, key=lambda s: s.state != "ready")
         return next((s for s in here if s.version is None and s.question <= command.question), None)
 
-    def wanted(self, shard: ShardKey, version: int | None) -> bool:
-        """Whether the coordinator has been asked here for this version (for any, with None) and it is not here yet."""
-        return any(
+    def others_want(self, shard: ShardKey, version: int | None) -> bool:
+        """Whether others on this device have asked the coordinator for this version (for any, with None), so that it
+        must not be told that nobody does. Should they have asked for the newest, and that is another, it is told then.
+        """
+        wanted = any(
             s.shard == shard
             and s.state != "ready"
             and not s.published
             and (version is None or s.version in (None, version))
             for s in self.all
         )
+        if wanted and version is not None:
+            self._here.spawn(self.nobody_wants(shard, version))
+        return wanted
+
+    async def nobody_wants(self, shard: ShardKey, version: int) -> None:
+        """Say so, or others would wait for what never comes from here."""
+        while any(s.shard == shard and s.version is None for s in self.all):
+            await asyncio.sleep(_NAMED_SECONDS)  # it may be what the coordinator will call the newest
+        if not self.versions(shard, version):
+            await self._here.post(m.Dropped, shard=shard, version=version)
 
     def versions(self, shard: ShardKey, version: int) -> list[LocalShard]:
         return [s for s in self.all if s.shard == shard and s.version == version]
@@ -109,17 +123,35 @@ class Shards:
         """Stop serving a shard: the coordinator first, so that nobody new is sent here."""
         await self._here.post(m.Dropped, shard=local.shard, version=local.version)
         self._forget(local)
+        assert local.version is not None
+        for other in self.versions(local.shard, local.version):
+            if other.state == "ready":  # sealed meanwhile by another process, and what was said above hit it, too
+                self._here.spawn(self.offer(other))
         if local.arena is not None:
             arena, local.arena = local.arena, None
             await self._free_when_unread(arena)
+
+    async def offer(self, local: LocalShard) -> None:
+        """Tell the coordinator of a sealed shard. Said again, it is confirmed again. Raises CoordinatorUnavailable."""
+        assert local.manifest is not None
+        request = local.seal_request
+        await self._here.post(
+            m.Sealed,
+            shard=local.shard,
+            version=local.version,
+            seal=local.manifest.seal(),
+            seconds=request.seconds if request else 0.0,
+            from_storage=request is not None and request.from_storage,
+            chunking=local.chunking,
+        )
 
     async def give_up(self, local: LocalShard, reason: str, error: errors.RayWeightsError) -> None:
         """End a shard that did not arrive: everybody who waits gets the error, the coordinator the reason."""
         answer(local, error)
         await self.discard(local)
         self._here.metrics.gave_up()
-        if self.wanted(local.shard, local.version):
-            return  # others of this device go on
+        if self.others_want(local.shard, local.version):
+            return
         try:
             await self._here.post(m.GaveUp, shard=local.shard, version=local.version, reason=reason[:2000])
         except errors.CoordinatorUnavailable as e:

@@ -117,6 +117,10 @@ class TransferActor:
         """The coordinator was restarted: join it again."""
         self._link.new_epoch()
 
+    async def member_name(self) -> str:
+        """Of this incarnation."""
+        return self._info.member
+
     async def watch(self) -> None:
         """Whoever waits for it learns of this actor's end the moment it happens. Returns when it is asked again."""
         self._watched.set()

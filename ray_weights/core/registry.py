@@ -271,6 +271,12 @@ class Registry:
             raise LimitReached(f"{record.shard} has {len(record.replicas)} replicas; max_replicas is the limit")
         replica = record.replicas[event.member] = Replica(event.member, "waiting", event)
         replica.question = event.question if event.version is None else 0
+        if event.filling:
+            # It goes on, whoever has it by now: what it seals is compared, and if it fails it says so.
+            replica.state, replica.from_storage, replica.reason = "loading", True, "was loading it before this epoch"
+            record.storage_reads += 1
+            out.tell(record, event.member, f"loads from storage: {replica.reason}")
+            return
         out.tell(record, event.member, "asked for it")
         placing.admit(record, replica, self._world(), self._options.placing, out)
         self._records.prune(record)
@@ -285,18 +291,14 @@ class Registry:
             # older than what the member has said of itself since.
             out.accept(record, event.member, sealed=False)
             return
-        replica.open = event
+        replica.open = _together(replica.open, event)
         if replica.state == "receiving":
             out.receive(record, replica.member)
-        elif replica.state == "loading" and event.may_load:
+        elif replica.state == "loading":
             out.to_storage(record, replica.member, replica.reason)
         elif replica.state == "waiting" and record.burst_at is None:
             placing.admit(record, replica, self._world(), self._options.placing, out)
             self._records.prune(record)
-        elif replica.state == "loading":
-            # It cannot load, and was thought to: whoever did has ended.
-            self._leave(record, replica.member, "no longer holds it", out)
-            self._open(event, out)
 
     def _sealed(self, event: Sealed, out: Outbox) -> None:
         record = self._records.made(event.shard, event.version)
@@ -488,3 +490,11 @@ class Registry:
     def _place(self, member: str) -> Place:
         info = self._members.get(member)
         return Place(info.node_id, info.labels, info.node_name) if info else Place("gone")
+
+
+def _together(before: Open | None, now: Open) -> Open:
+    """What a member wants for all who ask there: one that can read storage is enough."""
+    if before is None:
+        return now
+    may_load, layout = before.may_load or now.may_load, now.layout_digest or before.layout_digest
+    return now.model_copy(update={"may_load": may_load, "layout_digest": layout})

@@ -20,7 +20,7 @@ from ray_weights.config import ServiceSettings
 from ray_weights.core.layout import Layout, TensorFacts, build_layout
 from ray_weights.core.outbox import Outgoing
 from ray_weights.core.registry import Registry, RegistryOptions
-from ray_weights.errors import CoordinatorUnavailable
+from ray_weights.errors import CoordinatorUnavailable, Fenced
 from ray_weights.memory.handles import ArenaHandle
 from ray_weights.memory.mapping import map_arena
 from ray_weights.schemas import messages as m
@@ -54,6 +54,11 @@ def contents(opened: Opened) -> np.ndarray:
     copy = mapped.tensor().numpy().copy()
     mapped.close()
     return copy
+
+
+def arena_of(opened: Opened) -> str:
+    arena_id: str = _HANDLE.validate_json(opened.handle).arena_id
+    return arena_id
 
 
 def fill(opened: Opened, value: int, nbytes: int = NBYTES) -> None:
@@ -130,10 +135,18 @@ class _Link:
             await asyncio.wait_for(self.up.wait(), timeout)
         except TimeoutError as e:
             raise CoordinatorUnavailable("the line is cut") from e
-        event = make(self._house.registry.epoch)
-        await asyncio.sleep(self._house.latency)
-        self._house.posted.append(event)
-        self._house.send(self._house.registry.handle(event, time.monotonic()))
+        while True:
+            event = make(self._house.registry.epoch)
+            await asyncio.sleep(self._house.latency)
+            try:
+                answers = self._house.registry.handle(event, time.monotonic())
+            except Fenced:
+                self._house.come_back(event.member)
+                continue
+            self._house.posted.append(event)
+            self._house.tell(f"{event.member} -> {event.type} v{getattr(event, 'version', '')}")
+            self._house.send(answers)
+            return
 
 
 class House:
@@ -152,6 +165,8 @@ class House:
         """(member, method) -> seconds that this call takes."""
         self.dead: set[str] = set()
         self.posted: list[m.Event] = []
+        self.tell: Callable[[str], None] = lambda what: None
+        """Hears of every message that arrives."""
         for member in members:
             self.add(member)
 
@@ -168,6 +183,12 @@ class House:
 
     def join(self, member: str) -> None:
         self.send(self.registry.handle(self.describe(member), time.monotonic()))
+        self.registry.validate()
+
+    def come_back(self, member: str) -> None:
+        """Join a new epoch, and ask again for what it was not told of."""
+        self.join(member)
+        self.tables[member].ask_again()
 
     def describe(self, member: str) -> m.Join:
         info = MemberInfo(member=member, actor_name=f"actor-{member}", node_id=member, node_name=member, device="cpu")
@@ -211,9 +232,8 @@ class House:
         return await self.tables[member].filling.create(request(version, layout=LAYOUT, may_load=True))
 
     async def seal(self, member: str, opened: Opened, from_storage: bool = False) -> None:
-        arena_id = _HANDLE.validate_json(opened.handle).arena_id
         await self.tables[member].filling.seal(
-            SealRequest(shard=SHARD, version=opened.version, arena_id=arena_id, from_storage=from_storage)
+            SealRequest(shard=SHARD, version=opened.version, arena_id=arena_of(opened), from_storage=from_storage)
         )
 
     async def publish(self, member: str, version: int = 1, value: int = 7) -> None:
@@ -233,6 +253,8 @@ class House:
 
     def _deliver(self, each: Outgoing) -> None:
         if each.member not in self.dead and each.command.epoch == self.registry.epoch:
+            version = getattr(each.command, "version", "")
+            self.tell(f"{each.member} <- {each.command.type} v{version} question {each.command.question}")
             self.tables[each.member].deliver(each.command)
 
     def _tick(self, registry: Registry) -> None:

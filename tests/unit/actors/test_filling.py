@@ -138,8 +138,7 @@ def test_one_that_cannot_load_and_is_told_to_makes_room_for_the_next(live) -> No
         house.dead.add("s")
         house.restart("s", "a", "b")
         for member in "ab":
-            house.join(member)
-            house.tables[member].ask_again()
+            house.come_back(member)
         assert [await a for a in answers] == ["SourceLost", "SourceLost"]
         assert house.states() == {}
 
