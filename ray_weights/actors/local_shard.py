@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ray_weights import errors
 from ray_weights.actors.receive import Receive
 from ray_weights.actors.shard_arena import ShardArena
 from ray_weights.core.layout import Layout
@@ -85,6 +86,21 @@ class LocalShard:
     def unconfirmed(self) -> bool:
         """Sealed, and the coordinator's word of it is not here yet."""
         return self.accepted is not None and not self.accepted.done()
+
+    @property
+    def complete(self) -> bool:
+        """Here, and known to be by the coordinator."""
+        return self.state == "ready" and not self.unconfirmed
+
+    def confirm(self, error: errors.RayWeightsError | None = None) -> bool:
+        """Hand the coordinator's word, or its refusal, to the seal that waits for it; returns whether one does."""
+        if self.accepted is None or self.accepted.done():
+            return False
+        if error is None:
+            self.accepted.set_result(None)
+        else:
+            self.accepted.set_exception(error)
+        return True
 
     def join(self, layout: Layout | None, may_load: bool) -> None:
         """Somebody else of this device wants it, too."""

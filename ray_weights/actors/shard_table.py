@@ -67,7 +67,7 @@ class ShardTable:
         deadline, version = time.monotonic() + request.timeout, request.version
         while True:
             local = self.shards.find(request.shard, version)
-            if local is None and layout is not None and self.shards.held(request.shard) is None:
+            if local is None and layout is not None and not self.shards.held(request.shard):
                 await self.shards.make_room(layout.nbytes)
                 local = self.shards.find(request.shard, version)
             if local is None:
@@ -197,8 +197,7 @@ class ShardTable:
         """A seal is registered, or a version that was asked for is one that is here already."""
         if command.sealed:
             for local in self.shards.versions(command.shard, command.version):
-                if local.unconfirmed and local.accepted is not None:
-                    local.accepted.set_result(None)
+                local.confirm()
         held = [s for s in self.shards.versions(command.shard, command.version) if s.state in ("ready", "filling")]
         for asking in [s for s in self.shards.all if s.shard == command.shard and s.state == "asked"]:
             if asking.version != command.version and not _answers(command, asking):
@@ -231,11 +230,7 @@ class ShardTable:
         """Whether a seal was refused."""
         if command.error != "VersionConflict" or command.version is None:
             return False
-        for local in self.shards.versions(command.shard, command.version):
-            if local.unconfirmed and local.accepted is not None:
-                local.accepted.set_exception(_error_of(command))
-                return True
-        return False
+        return any(s.confirm(_error_of(command)) for s in self.shards.versions(command.shard, command.version))
 
     async def _refused(self, local: LocalShard, command: m.Refuse) -> None:
         if local.state == "ready" and command.error != "VersionConflict":

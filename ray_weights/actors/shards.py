@@ -79,10 +79,9 @@ class Shards:
         here = [s for s in self.all if s.shard == shard and s.version in (None, version)]
         return [s for s in here if s.state in ("asked", "waiting", "receiving")]
 
-    def held(self, shard: ShardKey, version: int | None = None) -> LocalShard | None:
-        """One that is complete here and known to be by the coordinator; of any version, with None."""
-        here = [s for s in self.all if s.shard == shard and s.state == "ready" and not s.unconfirmed]
-        return next((s for s in here if version in (None, s.version)), None)
+    def held(self, shard: ShardKey, version: int | None = None) -> bool:
+        """Whether this version is complete here (any, with None), and the coordinator knows."""
+        return any(s.complete and s.shard == shard and version in (None, s.version) for s in self.all)
 
     async def make_room(self, nbytes: int) -> None:
         """Free complete shards that nobody reads, least recently used first, until an arena fits.
@@ -94,8 +93,7 @@ class Shards:
                 self._here.arenas.check_room(nbytes)
                 return
             except (errors.ArenaTooLarge, errors.LimitReached):
-                complete = [s for s in self.all if s.state == "ready" and not s.unconfirmed]
-                idle = [s for s in complete if s.waiters == 0 and not self._read(s)]
+                idle = [s for s in self.all if s.complete and s.waiters == 0 and not self._read(s)]
                 if not idle or not self._here.arenas.would_fit(nbytes, [s.arena for s in idle if s.arena]):
                     raise
                 oldest = min(idle, key=lambda s: s.used_at)

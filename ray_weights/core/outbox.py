@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ray_weights.core.rates import Rates
 from ray_weights.core.record import VersionRecord
@@ -43,87 +44,46 @@ class Outbox:
     def receive(self, record: VersionRecord, member: str) -> None:
         """Send a receiver its present upstreams."""
         assert record.seal is not None
-        replica, upstreams = record.replicas[member], record.swarm.vertex(member).upstreams
-        self.send(
+        upstreams = record.swarm.vertex(member).upstreams
+        self._order(
+            Receive,
+            record,
             member,
-            Receive(
-                epoch=self.epoch,
-                shard=record.shard,
-                version=record.version,
-                seal=record.seal,
-                upstreams=upstreams,
-                addresses=tuple(
-                    (u, self._members[u].actor_name) for u in dict.fromkeys(upstreams) if u in self._members
-                ),
-                expected_rate=self._rates.median,
-                reason=replica.reason,
-                question=replica.question,
-            ),
+            seal=record.seal,
+            upstreams=upstreams,
+            addresses=tuple((u, self._members[u].actor_name) for u in dict.fromkeys(upstreams) if u in self._members),
+            expected_rate=self._rates.median,
+            reason=record.replicas[member].reason,
         )
 
     def wait(self, record: VersionRecord, member: str, reason: str) -> None:
         """Tell a member that somebody else loads or receives what it wants."""
-        self.send(
-            member,
-            Wait(
-                epoch=self.epoch,
-                shard=record.shard,
-                version=record.version,
-                reason=reason,
-                expected_rate=self._rates.median,
-                question=_question(record, member),
-            ),
-        )
+        self._order(Wait, record, member, reason=reason, expected_rate=self._rates.median)
 
     def to_storage(self, record: VersionRecord, member: str, reason: str) -> None:
         """Tell a member to load from storage and be the origin."""
-        self.send(
-            member,
-            BecomeOrigin(
-                epoch=self.epoch,
-                shard=record.shard,
-                version=record.version,
-                reason=reason,
-                expected_rate=self._rates.median,
-                chunk_nbytes=record.seal.chunk_nbytes if record.seal is not None else None,
-                question=_question(record, member),
-            ),
-        )
+        chunk_nbytes = record.seal.chunk_nbytes if record.seal is not None else None
+        rate = self._rates.median
+        self._order(BecomeOrigin, record, member, reason=reason, expected_rate=rate, chunk_nbytes=chunk_nbytes)
 
     def refuse(self, record: VersionRecord, member: str, error: str, message: str, source: str | None = None) -> None:
         info = self._members.get(source) if source else None
         self.tell(record, member, f"refused: {message}")
-        self.send(
-            member,
-            Refuse(
-                epoch=self.epoch,
-                shard=record.shard,
-                version=record.version,
-                error=error,
-                message=message,
-                source=(info.member, info.actor_name) if info else None,
-                question=_question(record, member),
-            ),
-        )
+        knows_more = (info.member, info.actor_name) if info else None
+        self._order(Refuse, record, member, error=error, message=message, source=knows_more)
 
     def accept(self, record: VersionRecord, member: str, *, sealed: bool) -> None:
         """Say that a seal is registered, or that the member holds what it asks for."""
+        self._order(Accepted, record, member, sealed=sealed)
+
+    def _order(self, kind: type[Command], record: VersionRecord, member: str, **fields: Any) -> None:
+        """Send a command about a version, with the question that it answers."""
+        replica = record.replicas.get(member)
+        question = replica.question if replica is not None else 0
         self.send(
-            member,
-            Accepted(
-                epoch=self.epoch,
-                shard=record.shard,
-                version=record.version,
-                sealed=sealed,
-                question=_question(record, member),
-            ),
+            member, kind(epoch=self.epoch, shard=record.shard, version=record.version, question=question, **fields)
         )
 
     def node(self, member: str) -> str:
         info = self._members.get(member)
         return info.node_name if info else "a node that is gone"
-
-
-def _question(record: VersionRecord, member: str) -> int:
-    replica = record.replicas.get(member)
-    return replica.question if replica is not None else 0

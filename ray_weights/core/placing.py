@@ -20,6 +20,9 @@ from ray_weights.core.rates import Rates
 from ray_weights.core.record import Replica, VersionRecord
 from ray_weights.schemas.messages import Reverify
 
+Orphan = tuple[Replica, str, str]
+"""A receiver, the upstream that it has lost, and why."""
+
 
 @dataclass(frozen=True, slots=True)
 class PlacingOptions:
@@ -117,9 +120,8 @@ def resume(
         kept = next((u for u in fed if not swarm.vertex(u).barred and not swarm.reaches(member, u)), None)
         found, reason = (kept, "as before") if kept else choose_upstream(swarm, member, world, options.planner)
         if found is None:
-            for child, of, why in _strand(record, replica, f"none of its upstreams joined; {reason}", out):
-                if child in swarm:
-                    reparent(record, record.replicas[child], of, why, world, options, out)
+            for orphan in _strand(record, replica, f"none of its upstreams joined; {reason}", out):
+                reparent(record, *orphan, world, options, out)
             continue
         swarm.attach(member, (found,), out.now)
         replica.reason = f"moved to {out.node(found)} under a new epoch: {reason}"
@@ -152,11 +154,9 @@ def reparent(
     """
     if strand_if_lost(record, f"lost {out.node(lost)} ({why})", out):
         return
-    stranded = [(replica, lost, why)]
-    while stranded:  # whoever strands leaves those below it without an upstream
-        for child, of, because in _reparent(record, *stranded.pop(0), world, options, out):
-            if child in record.swarm:
-                stranded.append((record.replicas[child], of, because))
+    orphans = [(replica, lost, why)]
+    while orphans:  # whoever strands leaves those below it without an upstream
+        orphans += _reparent(record, *orphans.pop(0), world, options, out)
 
 
 def _reparent(
@@ -167,8 +167,8 @@ def _reparent(
     world: World,
     options: PlacingOptions,
     out: Outbox,
-) -> list[tuple[str, str, str]]:
-    """As reparent(), for one. Returns those below it who have lost it, if it strands: (member, upstream lost, why)."""
+) -> list[Orphan]:
+    """As reparent(), for one. Returns those below it, if it strands."""
     if replica.member not in record.swarm:
         return []
     vertex = record.swarm.vertex(replica.member)
@@ -250,12 +250,13 @@ def _choose(
     return found, reason
 
 
-def _strand(record: VersionRecord, replica: Replica, why: str, out: Outbox) -> list[tuple[str, str, str]]:
-    """Nobody is left to read from: wait, in line by the order of asking. Returns those below, as _reparent() does."""
+def _strand(record: VersionRecord, replica: Replica, why: str, out: Outbox) -> list[Orphan]:
+    """Nobody is left to read from: wait, in line by the order of asking. Returns those below."""
     orphans = record.swarm.remove(replica.member)
     replica.state, replica.reason = "waiting", ""
     out.tell(record, replica.member, why)
-    return [(child, replica.member, "it has no source itself") for child in orphans]
+    below = [record.replicas[child] for child in orphans if child in record.swarm]
+    return [(child, replica.member, "it has no source itself") for child in below]
 
 
 def strand_if_lost(record: VersionRecord, why: str, out: Outbox, *, barred_feed: bool = True) -> bool:

@@ -83,7 +83,7 @@ def test_a_restarted_transfer_actor_takes_up_the_arena_that_its_engine_holds(fle
     )
     outage = time.monotonic() - started
     opening: Opening = ray.get(fleet.get(1, weights), timeout=PATIENCE)
-    assert opening.outcome == "arrived", "\n".join(fleet.story(weights))
+    assert opening.outcome == "arrived" and opening.stats is not None, "\n".join(fleet.story(weights))
     wrong = fleet.wrong_bytes(weights, 0, 1)
     assert wrong == 0
     recorder.row(

@@ -20,11 +20,7 @@ def live(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def run(story: Story, *members: str, **options: Any) -> None:
         async def whole() -> None:
             house = House(*members, **options)
-
-            def get_actor(name: str, namespace: str) -> Any:
-                return next(iter(house.tables.values()))._here.actor(name.removeprefix("actor-"))
-
-            monkeypatch.setattr("ray.get_actor", get_actor)
+            monkeypatch.setattr("ray.get_actor", house.get_actor)
             try:
                 await asyncio.wait_for(story(house), 50)
             finally:

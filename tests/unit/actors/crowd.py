@@ -13,7 +13,6 @@ import sys
 import time
 import traceback
 from collections.abc import Awaitable
-from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -120,13 +119,13 @@ class Crowd:
         epoch = self.house.registry.epoch
         for member in self.members:
             await asyncio.sleep(self.rng.choice([0.0, 0.02]))
-            if self.house.registry.epoch == epoch and member not in {i.member for i in self.house.registry.members()}:
+            if self.house.registry.epoch == epoch and not self.house.knows(member):
                 self.house.come_back(member)
 
     async def nothing_is_left(self) -> None:
         house = self.house
         for member in self.members:  # joined, all of them
-            if member not in {i.member for i in house.registry.members()}:
+            if not house.knows(member):
                 house.come_back(member)
 
         def at_rest() -> bool:
@@ -161,12 +160,8 @@ def run(seed: int) -> int:
 
     async def whole() -> int:
         crowd = Crowd(seed)
-
-        def get_actor(name: str, namespace: str) -> Any:
-            return next(iter(crowd.house.tables.values()))._here.actor(name.removeprefix("actor-"))
-
         try:
-            with mock.patch("ray.get_actor", get_actor):
+            with mock.patch("ray.get_actor", crowd.house.get_actor):
                 await asyncio.wait_for(crowd.run(), 60)
         except (Exception, asyncio.CancelledError) as e:
             story = "\n".join([*crowd.told, *traceback.format_exception(e)[-3:]])

@@ -185,6 +185,14 @@ class House:
         self.send(self.registry.handle(self.describe(member), time.monotonic()))
         self.registry.validate()
 
+    def get_actor(self, name: str, namespace: str) -> _Peer:
+        """In the place of Ray's."""
+        return _Peer(self, name.removeprefix("actor-"))
+
+    def knows(self, member: str) -> bool:
+        """Whether it has joined the present epoch."""
+        return any(info.member == member for info in self.registry.members())
+
     def come_back(self, member: str) -> None:
         """Join a new epoch, and ask again for what it was not told of."""
         self.join(member)
